@@ -1,0 +1,1 @@
+//! What a fence must prove, and the fences that prove it.

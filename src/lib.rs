@@ -1,0 +1,2 @@
+//! Baton: zero-loss failover for PostgreSQL on shared NVMe/TCP block volumes.
+#![forbid(unsafe_code)]

@@ -1,0 +1,4 @@
+//! Arguments, dispatch, exit codes.
+#![forbid(unsafe_code)]
+
+fn main() {}
