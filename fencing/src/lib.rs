@@ -1,1 +1,19 @@
 //! What a fence must prove, and the fences that prove it.
+//!
+//! To fence means: make another host's writes fail at the volume, *and verify it*. This crate holds
+//! the words for that (epoch, member, reservation key), the mailbox that the keys form, and the
+//! sequences of commands that end in a [`WritePermit`]: the only value with which a volume may be
+//! mounted. The sequences do no input or output and read no clock, so the simulation drives the
+//! very code that production runs.
+//!
+//! Nothing here decides *whether* to take over; that is the decision core's business.
+
+#![forbid(unsafe_code)]
+
+pub mod key;
+pub mod mailbox;
+pub mod mono;
+
+pub use key::{Beat, ClusterTag, Epoch, KeyFlags, MemberId, ReservationKey};
+pub use mailbox::{Foreign, Holder, Mailbox, MemberEntry};
+pub use mono::Mono;
