@@ -6,10 +6,16 @@
 //!
 //! The only unsafe code of the workspace lives in the raw modules of this crate.
 
+pub mod command;
 pub mod error;
+pub mod fabrics;
+pub mod identify;
 pub mod identity;
+pub mod log_page;
 pub mod namespace;
+pub mod pdu;
 pub mod reservation;
+pub mod reservation_codec;
 pub mod status;
 
 pub use error::Error;
