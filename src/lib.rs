@@ -1,2 +1,6 @@
 //! Baton: zero-loss failover for PostgreSQL on shared NVMe/TCP block volumes.
 #![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod commands;
+pub mod config;

@@ -1,0 +1,34 @@
+//! The commands of `baton`, one file each: `pub struct Args` and
+//! `pub fn run(args: Args) -> anyhow::Result<ExitCode>`. A command that needs a tokio runtime makes
+//! it itself, because `run` must leave the mount namespace before any other thread exists.
+//!
+//! To add one: a `pub mod` line and a line in `subcommands!`; its help is the doc comment of `Args`.
+
+use std::process::ExitCode;
+
+pub mod run;
+
+macro_rules! subcommands {
+    ($($(#[$attribute:meta])* $name:ident = $module:ident,)*) => {
+        /// What `baton` is asked to do.
+        #[derive(clap::Subcommand)]
+        #[allow(missing_docs, reason = "the doc comment of each Args is the command's help")]
+        pub enum Command {
+            $($(#[$attribute])* $name($module::Args),)*
+        }
+
+        /// Does what was asked.
+        ///
+        /// # Errors
+        /// Whatever the command could not do; a `ConfigError` anywhere in the chain means exit code 2.
+        pub fn run(command: Command) -> anyhow::Result<ExitCode> {
+            match command {
+                $(Command::$name(args) => $module::run(args),)*
+            }
+        }
+    };
+}
+
+subcommands! {
+    Run = run,
+}

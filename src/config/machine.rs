@@ -1,0 +1,88 @@
+//! What this machine must have before a member can run here. Looks only; changes nothing.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use nix::unistd::{AccessFlags, User, access};
+
+use super::{Config, Problem};
+
+/// The shortest secret, in bytes: 128 bits, so that it cannot be guessed from recorded traffic.
+pub(crate) const SECRET_MIN_BYTES: usize = 16;
+
+/// The programs of PostgreSQL that a member runs.
+const PROGRAMS: [&str; 2] = ["postgres", "initdb"];
+
+/// Notes everything that is missing.
+pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
+    let mut note = |setting: &str, text: String| {
+        problems.push(Problem {
+            setting: setting.to_owned(),
+            text,
+        });
+    };
+    for program in PROGRAMS {
+        let path = config.postgres.bin_dir.join(program);
+        if let Err(error) = access(&path, AccessFlags::X_OK) {
+            let text = format!(
+                "cannot run {} ({}); install PostgreSQL 14 or newer, or correct the directory",
+                path.display(),
+                error.desc()
+            );
+            note("postgres.bin_dir", text);
+        }
+    }
+    match User::from_name(&config.postgres.os_user) {
+        Ok(Some(user)) if user.uid.is_root() => {
+            note(
+                "postgres.os_user",
+                format!(
+                    "{} has uid 0, PostgreSQL refuses it; name another user",
+                    user.name
+                ),
+            );
+        }
+        Ok(Some(_)) => {}
+        Ok(None) => {
+            let text = format!(
+                "there is no user {}; create it with adduser --system",
+                config.postgres.os_user
+            );
+            note("postgres.os_user", text);
+        }
+        Err(error) => note(
+            "postgres.os_user",
+            format!("cannot look up users: {}", error.desc()),
+        ),
+    }
+    if let Err(text) = secret(&config.peer.secret_file) {
+        note("peer.secret_file", text);
+    }
+    if !nix::unistd::geteuid().is_root() {
+        note(
+            "",
+            "must run as root: mounting and reservations need it".to_owned(),
+        );
+    }
+}
+
+/// Whether the file holds a secret that is one.
+fn secret(path: &Path) -> Result<(), String> {
+    let shown = path.display();
+    let make = format!("(umask 077; head -c 32 /dev/urandom | base64 > {shown})");
+    let found = std::fs::metadata(path).map_err(|error| {
+        format!("cannot read {shown} ({error}); make it with {make} and copy it to every member")
+    })?;
+    if found.permissions().mode() & 0o077 != 0 {
+        return Err(format!(
+            "{shown} is open to other users; run chmod 600 {shown}"
+        ));
+    }
+    let text = std::fs::read(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    if text.trim_ascii().len() < SECRET_MIN_BYTES {
+        return Err(format!(
+            "{shown} holds less than {SECRET_MIN_BYTES} bytes; make it with {make} and copy it to every member"
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,294 @@
+//! The configuration of one member: `member.toml`.
+//!
+//! [`Config::load`] returns a configuration that is complete and free of contradictions, or *all*
+//! problems at once. It reads the one file and touches nothing else: no device, no socket. What can
+//! only be known on the machine itself (does the program exist, is the secret readable) is
+//! [`Config::load_for_run`].
+
+mod check;
+pub mod duration;
+mod endpoint;
+mod machine;
+mod read;
+mod reader;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fencing::MemberId;
+use nvme::{HostId, HostIdentity, Nqn};
+use serde::Serialize;
+
+pub use endpoint::{Endpoint, InvalidEndpoint};
+pub use reader::Problem;
+
+/// Everything that one member must know. `toml::to_string` of it is a file that loads.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Config {
+    /// The cluster: one PostgreSQL database system and everything that serves it.
+    pub cluster: String,
+    /// The site: one shared volume and the members attached to it.
+    pub site: String,
+    /// The name of this member, unique in its cluster.
+    pub member: String,
+    /// The number of this member, 1 to 255, unique in its site; it is part of its reservation key.
+    pub number: MemberId,
+    /// Where this node keeps locks and sockets while it is up; must not survive a reboot.
+    pub runtime_dir: PathBuf,
+    /// The shared volume.
+    pub volume: Volume,
+    /// The lease store.
+    pub lease: Lease,
+    /// The other members of this site.
+    pub peer: Peer,
+    /// The database.
+    pub postgres: Postgres,
+    /// The record of decisions.
+    pub journal: Journal,
+    /// The socket for `baton status` and the other commands.
+    pub control: Control,
+}
+
+/// How the volume is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// NVMe/TCP by Baton's own initiator and bridge; works on any machine.
+    Tcp,
+    /// The kernel's initiator: `/dev/nvmeXnY` with passthrough.
+    Kernel,
+}
+
+/// `[volume]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Volume {
+    /// How the volume is reached.
+    pub transport: Transport,
+    /// The NVMe/TCP target.
+    pub address: Endpoint,
+    /// The subsystem's NQN.
+    pub subsystem: Nqn,
+    /// The namespace within the subsystem.
+    pub namespace_id: u32,
+    /// This node's NQN.
+    pub host_nqn: Nqn,
+    /// This node's 128-bit host identifier, to which reservations belong. Unique per node.
+    pub host_id: HostId,
+    /// Where the filesystem is mounted, in the member's own mount namespace.
+    pub mount_point: PathBuf,
+    /// An empty directory for the bridge.
+    pub directory: PathBuf,
+}
+
+impl Volume {
+    /// The node as the subsystem sees it.
+    pub fn host(&self) -> HostIdentity {
+        HostIdentity {
+            nqn: self.host_nqn.clone(),
+            id: self.host_id,
+        }
+    }
+}
+
+/// Which lease store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Store {
+    /// A locked file in a directory that all members share.
+    File,
+}
+
+/// `[lease]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Lease {
+    /// Which lease store.
+    pub store: Store,
+    /// The file; its directory exists and all members share it.
+    pub path: PathBuf,
+    /// After this long without an answer the store counts as unreachable.
+    #[serde(serialize_with = "duration::serialize")]
+    pub timeout: Duration,
+}
+
+/// `[peer]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Peer {
+    /// Where this member listens for the others.
+    pub listen: Endpoint,
+    /// The file with the secret that all members share, at least 16 bytes, readable to root alone.
+    pub secret_file: PathBuf,
+    /// The other members of this site.
+    pub members: Vec<PeerMember>,
+}
+
+/// `[[peer.members]]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PeerMember {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub number: MemberId,
+    /// Where it listens.
+    pub address: Endpoint,
+}
+
+/// `[postgres]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Postgres {
+    /// The directory with `postgres` and `initdb`.
+    pub bin_dir: PathBuf,
+    /// The port for clients.
+    pub port: u16,
+    /// The addresses for clients, as PostgreSQL's `listen_addresses`.
+    pub listen_addresses: String,
+    /// The operating system user that runs PostgreSQL, never root.
+    pub os_user: String,
+    /// The data directory, relative to the volume's mount point.
+    pub data_directory: PathBuf,
+    /// Where PostgreSQL puts its Unix socket.
+    pub socket_directory: PathBuf,
+    /// Further settings for `postgresql.conf`.
+    pub parameters: BTreeMap<String, String>,
+    /// Lines for `pg_hba.conf`, after those that Baton needs itself.
+    pub hba: Vec<String>,
+}
+
+/// `[journal]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Journal {
+    /// The file; one older one is kept beside it with the suffix `.1`.
+    pub path: PathBuf,
+    /// Bytes after which a new file is begun.
+    pub max_bytes: u64,
+}
+
+/// `[control]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Control {
+    /// The Unix socket of the running member.
+    pub socket: PathBuf,
+}
+
+/// A configuration that cannot be used. The program exits with code 2.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("read the configuration {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is no TOML.
+    #[error("{} is not valid TOML:\n{text}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and why, over several lines.
+        text: String,
+    },
+    /// Settings are wrong, missing or contradict each other.
+    #[error("{}", Listed { path, problems })]
+    Problems {
+        /// The file.
+        path: PathBuf,
+        /// All of them, in the order of the file's sections.
+        problems: Vec<Problem>,
+    },
+}
+
+/// Shows all problems, one a line.
+struct Listed<'a> {
+    path: &'a Path,
+    problems: &'a [Problem],
+}
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.problems.len();
+        let noun = if count == 1 { "problem" } else { "problems" };
+        write!(f, "{} has {count} {noun}:", self.path.display())?;
+        self.problems
+            .iter()
+            .try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no TOML, or has problems, all of which are named.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let (config, problems) = Self::examine(path)?;
+        Self::accept(path, config, problems)
+    }
+
+    /// As [`Config::load`], and checks what this machine must have before a member can run:
+    /// programs, user, secret. Changes nothing and touches no device.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_for_run(path: &Path) -> Result<Self, ConfigError> {
+        let (config, mut problems) = Self::examine(path)?;
+        if let Some(config) = &config {
+            machine::check(config, &mut problems);
+        }
+        Self::accept(path, config, problems)
+    }
+
+    /// Reads and checks the text of a file. `path` is for messages only.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let (config, problems) = Self::examine_text(path, text)?;
+        Self::accept(path, config, problems)
+    }
+
+    /// The file that loads as this configuration.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(self)
+    }
+
+    fn examine(path: &Path) -> Result<(Option<Self>, Vec<Problem>), ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::examine_text(path, &text)
+    }
+
+    fn examine_text(path: &Path, text: &str) -> Result<(Option<Self>, Vec<Problem>), ConfigError> {
+        let table = text
+            .parse::<toml::Table>()
+            .map_err(|error| ConfigError::Syntax {
+                path: path.to_owned(),
+                text: error.to_string(),
+            })?;
+        let mut problems = Vec::new();
+        let config = read::config(table, &mut problems);
+        if let Some(config) = &config {
+            check::contradictions(config, &mut problems);
+        }
+        Ok((config, problems))
+    }
+
+    fn accept(
+        path: &Path,
+        config: Option<Self>,
+        problems: Vec<Problem>,
+    ) -> Result<Self, ConfigError> {
+        match config {
+            Some(config) if problems.is_empty() => Ok(config),
+            Some(_) | None => Err(ConfigError::Problems {
+                path: path.to_owned(),
+                problems,
+            }),
+        }
+    }
+}

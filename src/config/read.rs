@@ -1,0 +1,282 @@
+//! One reader per section of the file: which settings there are, their form and their defaults.
+//!
+//! A reader asks for every setting of its section before it gives up, so that each mistake is noted.
+//! What two settings say against each other is checked in `check.rs`.
+
+use std::collections::BTreeMap;
+use std::path::{Component, PathBuf};
+use std::time::Duration;
+
+use fencing::MemberId;
+use nvme::{HostId, Nqn};
+use toml::{Table, Value};
+use uuid::Uuid;
+
+use super::duration::Human;
+use super::reader::{Parsed, Problem, Section, Setting, Within};
+use super::{
+    Config, Control, Journal, Lease, Peer, PeerMember, Postgres, Store, Transport, Volume,
+};
+
+/// A lease store that does not answer within this time counts as unreachable. Longer than any
+/// healthy local disk needs for one fsync, shorter than the detection of a silent member.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// 16 MiB: with a line of some 2 kB for each change, weeks of an uneventful life.
+const JOURNAL_MAX_BYTES: u64 = 16 << 20;
+
+/// Reads the whole file; none if any setting could not be read.
+pub(super) fn config(table: Table, problems: &mut Vec<Problem>) -> Option<Config> {
+    let mut top = Section::root(table, problems);
+    let cluster = top.required::<Name>("cluster", "\"main\"");
+    let site = top.optional("site", Name("local".to_owned()));
+    let member = top.required::<Name>("member", "\"a\"");
+    let number = top.required("number", "1");
+    let runtime_dir = top.required("runtime_dir", "\"/run/baton\"");
+    let volume = top.section("volume", volume);
+    let lease = top.section("lease", lease);
+    let peer = top.section("peer", peer);
+    let postgres = top.section("postgres", postgres);
+    let runtime = runtime_dir.as_ref().map(|Absolute(path)| path.clone());
+    let journal = top.section("journal", journal);
+    let control = top.section("control", |section| control(section, runtime));
+    top.finish();
+    Some(Config {
+        cluster: cluster?.0,
+        site: site?.0,
+        member: member?.0,
+        number: number?,
+        runtime_dir: runtime_dir?.0,
+        volume: volume?,
+        lease: lease?,
+        peer: peer?,
+        postgres: postgres?,
+        journal: journal?,
+        control: control?,
+    })
+}
+
+fn volume(section: &mut Section<'_>) -> Option<Volume> {
+    let transport = section.optional("transport", Transport::Tcp);
+    let address = section.required::<Parsed<_>>("address", "\"10.0.0.5:4420\"");
+    let subsystem = section.required::<Parsed<Nqn>>("subsystem", "\"nqn.2026-11.example:main\"");
+    let namespace_id = section.optional("namespace_id", Within::<1, 0xffff_fffe>(1));
+    let host_nqn = section.required::<Parsed<Nqn>>("host_nqn", "the line in /etc/nvme/hostnqn");
+    let host_id = section.required("host_id", "the line in /etc/nvme/hostid");
+    let mount_point = section.required::<Absolute>("mount_point", "\"/var/lib/baton/volume\"");
+    let directory = section.required::<Absolute>("directory", "\"/run/baton/bridge\"");
+    Some(Volume {
+        transport: transport?,
+        address: address?.0,
+        subsystem: subsystem?.0,
+        // In range of u32 by the type above.
+        namespace_id: u32::try_from(namespace_id?.0).ok()?,
+        host_nqn: host_nqn?.0,
+        host_id: host_id?,
+        mount_point: mount_point?.0,
+        directory: directory?.0,
+    })
+}
+
+fn lease(section: &mut Section<'_>) -> Option<Lease> {
+    let store = section.optional("store", Store::File);
+    let path = section.required::<Absolute>("path", "\"/srv/baton/main.lease\"");
+    let timeout = section.optional("timeout", Parsed(Human(LEASE_TIMEOUT)));
+    Some(Lease {
+        store: store?,
+        path: path?.0,
+        timeout: timeout?.0.0,
+    })
+}
+
+fn peer(section: &mut Section<'_>) -> Option<Peer> {
+    let listen = section.required::<Parsed<_>>("listen", "\"0.0.0.0:7400\"");
+    let secret_file = section.required::<Absolute>("secret_file", "\"/etc/baton/secret\"");
+    let members = section.sections("members", |section| {
+        let name = section.required::<Name>("name", "\"b\"");
+        let number = section.required("number", "2");
+        let address = section.required::<Parsed<_>>("address", "\"10.0.0.2:7400\"");
+        Some(PeerMember {
+            name: name?.0,
+            number: number?,
+            address: address?.0,
+        })
+    });
+    Some(Peer {
+        listen: listen?.0,
+        secret_file: secret_file?.0,
+        members: members?,
+    })
+}
+
+fn postgres(section: &mut Section<'_>) -> Option<Postgres> {
+    let bin_dir = section.required::<Absolute>("bin_dir", "\"/usr/lib/postgresql/15/bin\"");
+    let port = section.optional("port", Within::<1, 65_535>(5432));
+    let listen_addresses = section.optional("listen_addresses", "*".to_owned());
+    let os_user = section.optional("os_user", "postgres".to_owned());
+    let data_directory = section.optional("data_directory", Relative(PathBuf::from("pgdata")));
+    let socket_directory = section.optional(
+        "socket_directory",
+        Absolute(PathBuf::from("/var/run/postgresql")),
+    );
+    let parameters = section.optional("parameters", Parameters::default());
+    let hba = section.optional("hba", Vec::new());
+    Some(Postgres {
+        bin_dir: bin_dir?.0,
+        // In range of u16 by the type above.
+        port: u16::try_from(port?.0).ok()?,
+        listen_addresses: listen_addresses?,
+        os_user: os_user?,
+        data_directory: data_directory?.0,
+        socket_directory: socket_directory?.0,
+        parameters: parameters?.0,
+        hba: hba?,
+    })
+}
+
+fn journal(section: &mut Section<'_>) -> Option<Journal> {
+    let path = section.required::<Absolute>("path", "\"/var/lib/baton/journal.jsonl\"");
+    let max_bytes = section.optional(
+        "max_bytes",
+        Within::<65_536, 1_099_511_627_776>(JOURNAL_MAX_BYTES),
+    );
+    Some(Journal {
+        path: path?.0,
+        max_bytes: max_bytes?.0,
+    })
+}
+
+fn control(section: &mut Section<'_>, runtime_dir: Option<PathBuf>) -> Option<Control> {
+    // Where runtime_dir itself is wrong, that is the one problem to name.
+    let default = runtime_dir
+        .unwrap_or_else(|| PathBuf::from("/"))
+        .join("control.sock");
+    let socket = section.optional("socket", Absolute(default));
+    Some(Control { socket: socket?.0 })
+}
+
+/// A name of a cluster, site or member: it becomes a file name, a DNS label and a Kubernetes name.
+struct Name(String);
+
+impl Setting for Name {
+    fn read(value: Value) -> Result<Self, String> {
+        let text = String::read(value)?;
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let edges = !text.starts_with('-') && !text.ends_with('-');
+        if text.len() <= 63 && edges && text.chars().all(allowed) {
+            Ok(Self(text))
+        } else {
+            Err(format!(
+                "{text:?} is no name: write 1 to 63 of a-z, 0-9 and inner -"
+            ))
+        }
+    }
+}
+
+/// An absolute path without `..`.
+struct Absolute(PathBuf);
+
+impl Setting for Absolute {
+    fn read(value: Value) -> Result<Self, String> {
+        let path = PathBuf::from(String::read(value)?);
+        let plain = path.components().all(|part| part != Component::ParentDir);
+        if path.is_absolute() && plain {
+            Ok(Self(path))
+        } else {
+            Err(format!(
+                "{} must be an absolute path without ..",
+                path.display()
+            ))
+        }
+    }
+}
+
+/// A path below another one: relative, without `..`.
+struct Relative(PathBuf);
+
+impl Setting for Relative {
+    fn read(value: Value) -> Result<Self, String> {
+        let path = PathBuf::from(String::read(value)?);
+        if path
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
+        {
+            Ok(Self(path))
+        } else {
+            let shown = path.display();
+            Err(format!(
+                "{shown} must be relative to the volume's mount point, without . and .."
+            ))
+        }
+    }
+}
+
+impl Setting for MemberId {
+    fn read(value: Value) -> Result<Self, String> {
+        let Within(number) = Within::<1, 255>::read(value)?;
+        u8::try_from(number)
+            .ok()
+            .and_then(Self::new)
+            .ok_or_else(|| "must be 1 to 255".to_owned())
+    }
+}
+
+impl Setting for HostId {
+    fn read(value: Value) -> Result<Self, String> {
+        let text = String::read(value)?;
+        match text.parse::<Uuid>() {
+            Ok(id) if !id.is_nil() => Ok(Self(id)),
+            Ok(_) => Err("must not be all zeroes; make one with uuidgen".to_owned()),
+            Err(_) => Err(format!("{text:?} is no UUID; make one with uuidgen")),
+        }
+    }
+}
+
+impl Setting for Transport {
+    fn read(value: Value) -> Result<Self, String> {
+        match String::read(value)?.as_str() {
+            "tcp" => Ok(Self::Tcp),
+            "kernel" => Ok(Self::Kernel),
+            other => Err(format!("{other:?} is unknown: write \"tcp\" or \"kernel\"")),
+        }
+    }
+}
+
+impl Setting for Store {
+    fn read(value: Value) -> Result<Self, String> {
+        match String::read(value)?.as_str() {
+            "file" => Ok(Self::File),
+            other => Err(format!("{other:?} is unknown: write \"file\"")),
+        }
+    }
+}
+
+/// PostgreSQL's own settings; numbers and booleans may be written bare.
+#[derive(Default)]
+struct Parameters(BTreeMap<String, String>);
+
+impl Setting for Parameters {
+    fn read(value: Value) -> Result<Self, String> {
+        let Value::Table(table) = value else {
+            return Err("must be a table, [postgres.parameters]".to_owned());
+        };
+        let mut parameters = BTreeMap::new();
+        for (name, value) in table {
+            let text = match value {
+                Value::String(text) => text,
+                Value::Integer(number) => number.to_string(),
+                Value::Float(number) => number.to_string(),
+                Value::Boolean(on) => if on { "on" } else { "off" }.to_owned(),
+                // `pg_stat_statements.max = 5000` reads as a table within the table.
+                Value::Table(_) => {
+                    return Err(format!("put quotes around the whole name: \"{name}.…\""));
+                }
+                Value::Datetime(_) | Value::Array(_) => {
+                    return Err(format!("{name} must be text, a number, true or false"));
+                }
+            };
+            parameters.insert(name, text);
+        }
+        Ok(Self(parameters))
+    }
+}

@@ -1,0 +1,319 @@
+//! Every bad setting is named, all at once; every good configuration survives being written out.
+
+use std::path::Path;
+
+use baton::config::{Config, ConfigError};
+
+const GOOD: &str = r#"
+cluster = "main"
+member = "a"
+number = 1
+runtime_dir = "/run/baton"
+
+[volume]
+address = "127.0.0.1:4420"
+subsystem = "nqn.2026-11.dev.baton:lab"
+host_nqn = "nqn.2014-08.org.nvmexpress:uuid:a"
+host_id = "8e6fca0e-90b3-4b0b-a3f0-3a1f3f0e0c11"
+mount_point = "/srv/baton/volume"
+directory = "/srv/baton/bridge"
+
+[lease]
+path = "/srv/shared/main.lease"
+
+[peer]
+listen = "127.0.0.1:7401"
+secret_file = "/etc/baton/secret"
+
+[[peer.members]]
+name = "b"
+number = 2
+address = "127.0.0.1:7402"
+
+[postgres]
+bin_dir = "/usr/lib/postgresql/15/bin"
+parameters = { shared_buffers = "64MB", max_connections = 100, "pg_stat_statements.max" = 10 }
+hba = ["host all all 10.0.0.0/8 scram-sha-256"]
+
+[journal]
+path = "/srv/baton/journal.jsonl"
+"#;
+
+fn problems(text: &str) -> Vec<String> {
+    match Config::parse(Path::new("member.toml"), text) {
+        Ok(_) => Vec::new(),
+        Err(ConfigError::Problems { problems, .. }) => {
+            problems.iter().map(ToString::to_string).collect()
+        }
+        Err(other) => vec![format!("{other:#}")],
+    }
+}
+
+#[test]
+fn a_good_configuration_loads_and_survives_being_written_out() {
+    let config = Config::parse(Path::new("member.toml"), GOOD).unwrap();
+    assert_eq!(config.control.socket, Path::new("/run/baton/control.sock"));
+    assert_eq!(config.postgres.parameters["max_connections"], "100");
+    let written = config.to_toml().unwrap();
+    assert_eq!(
+        Config::parse(Path::new("written.toml"), &written).unwrap(),
+        config
+    );
+}
+
+/// What to change in the good configuration, and words that the one problem must say.
+const BAD: &[(&str, &str, &[&str])] = &[
+    ("member = \"a\"\n", "", &["member: missing", "member = "]),
+    (
+        "cluster = \"main\"",
+        "cluster = \"Main_1\"",
+        &["cluster:", "a-z"],
+    ),
+    (
+        "cluster = \"main\"",
+        "cluster = 5",
+        &["cluster:", "must be text in quotes"],
+    ),
+    (
+        "number = 1\nruntime",
+        "number = 0\nruntime",
+        &["number:", "1 to 255"],
+    ),
+    (
+        "number = 1\nruntime",
+        "number = 256\nruntime",
+        &["number:", "1 to 255"],
+    ),
+    (
+        "number = 1\nruntime",
+        "number = 2\nruntime",
+        &["peer.members[0].number", "own number"],
+    ),
+    (
+        "runtime_dir = \"/run/baton\"",
+        "runtime_dir = \"run\"",
+        &["runtime_dir:", "absolute"],
+    ),
+    (
+        "runtime_dir",
+        "runtime_dri = 1\nruntime_dir",
+        &["runtime_dri: unknown", "did you mean runtime_dir"],
+    ),
+    (
+        "[journal]",
+        "[jurnal]\n[journal]",
+        &["jurnal: unknown", "journal"],
+    ),
+    ("[lease]", "[lease]\nfoo = 1", &["lease.foo: unknown"]),
+    (
+        "[lease]",
+        "[lease]\nstore = \"etcd\"",
+        &["lease.store", "\"file\""],
+    ),
+    (
+        "[lease]",
+        "[lease]\ntimeout = 2",
+        &["lease.timeout", "text in quotes"],
+    ),
+    (
+        "[lease]",
+        "[lease]\ntimeout = \"2\"",
+        &["lease.timeout", "250ms"],
+    ),
+    (
+        "[lease]",
+        "[lease]\ntimeout = \"0s\"",
+        &["lease.timeout", "longer than zero"],
+    ),
+    (
+        "[volume]",
+        "[volume]\ntransport = \"fc\"",
+        &["volume.transport", "\"tcp\" or \"kernel\""],
+    ),
+    (
+        "[volume]",
+        "[volume]\nnamespace_id = 0",
+        &["volume.namespace_id", "from 1"],
+    ),
+    (
+        "address = \"127.0.0.1:4420\"",
+        "address = \"127.0.0.1\"",
+        &["volume.address", "host:port"],
+    ),
+    (
+        "nqn.2026-11.dev.baton:lab",
+        "baton",
+        &["volume.subsystem", "nqn."],
+    ),
+    (
+        "nqn.2026-11.dev.baton:lab",
+        "nqn.2014-08.org.nvmexpress.discovery",
+        &["volume.subsystem", "discovery"],
+    ),
+    (
+        "8e6fca0e-90b3-4b0b-a3f0-3a1f3f0e0c11",
+        "8e6f",
+        &["volume.host_id", "uuidgen"],
+    ),
+    (
+        "8e6fca0e-90b3-4b0b-a3f0-3a1f3f0e0c11",
+        "00000000-0000-0000-0000-000000000000",
+        &["volume.host_id", "zeroes"],
+    ),
+    (
+        "/srv/baton/volume",
+        "/",
+        &["volume.mount_point", "must not be /"],
+    ),
+    (
+        "/srv/baton/bridge",
+        "/srv/baton/volume/bridge",
+        &["volume.directory", "apart"],
+    ),
+    (
+        "/srv/baton/bridge",
+        "/srv/../bridge",
+        &["volume.directory", "without .."],
+    ),
+    (
+        "/srv/shared/main.lease",
+        "/srv/baton/volume/main.lease",
+        &["lease.path", "within volume.mount_point"],
+    ),
+    (
+        "/srv/baton/journal.jsonl",
+        "/srv/shared/main.lease",
+        &["journal.path", "lease's file"],
+    ),
+    (
+        "name = \"b\"",
+        "name = \"a\"",
+        &["peer.members[0].name", "this member itself"],
+    ),
+    (
+        "127.0.0.1:7402",
+        "127.0.0.1:7401",
+        &["peer.members[0].address", "itself listens"],
+    ),
+    (
+        "listen = \"127.0.0.1:7401\"",
+        "listen = \"127.0.0.1:0\"",
+        &["peer.listen", "port 0"],
+    ),
+    (
+        "[[peer.members]]",
+        "members = 3\n[postgres.x]",
+        &["peer.members", "list of tables"],
+    ),
+    (
+        "[postgres]",
+        "[postgres]\nport = 70000",
+        &["postgres.port", "65535"],
+    ),
+    (
+        "[postgres]",
+        "[postgres]\nport = 7401",
+        &["postgres.port", "peer.listen"],
+    ),
+    (
+        "[postgres]",
+        "[postgres]\nos_user = \"root\"",
+        &["postgres.os_user", "root"],
+    ),
+    (
+        "[postgres]",
+        "[postgres]\ndata_directory = \"/d\"",
+        &["postgres.data_directory", "relative"],
+    ),
+    (
+        "[postgres]",
+        "[postgres]\ndata_directory = \"../d\"",
+        &["postgres.data_directory", "relative"],
+    ),
+    (
+        "shared_buffers = \"64MB\"",
+        "fsync = \"off\"",
+        &["postgres.parameters.fsync", "must stay on"],
+    ),
+    (
+        "shared_buffers = \"64MB\"",
+        "fsync = false",
+        &["postgres.parameters.fsync", "must stay on"],
+    ),
+    (
+        "shared_buffers = \"64MB\"",
+        "full_page_writes = 0",
+        &["postgres.parameters.full_page_writes"],
+    ),
+    (
+        "shared_buffers = \"64MB\"",
+        "Port = 5",
+        &["postgres.parameters.Port", "postgres.port"],
+    ),
+    (
+        "shared_buffers = \"64MB\"",
+        "a.b = 5",
+        &["postgres.parameters", "quotes"],
+    ),
+    (
+        "[journal]",
+        "[journal]\nmax_bytes = 1",
+        &["journal.max_bytes", "65536"],
+    ),
+    ("cluster = \"main\"", "cluster = ", &["not valid TOML"]),
+];
+
+#[test]
+fn each_mistake_is_named_with_what_to_do() {
+    assert_eq!(problems(GOOD), Vec::<String>::new());
+    for (from, to, words) in BAD {
+        assert!(GOOD.contains(from), "the case {from:?} changes nothing");
+        let found = problems(&GOOD.replacen(from, to, 1));
+        let named = found
+            .iter()
+            .any(|problem| words.iter().all(|word| problem.contains(word)));
+        assert!(
+            named,
+            "{from:?} -> {to:?}: expected {words:?} in {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn an_empty_file_names_everything_that_is_missing() {
+    let found = problems("");
+    for setting in [
+        "cluster",
+        "member",
+        "number",
+        "runtime_dir",
+        "volume.address",
+        "volume.subsystem",
+        "volume.host_nqn",
+        "volume.host_id",
+        "volume.mount_point",
+        "volume.directory",
+        "lease.path",
+        "peer.listen",
+        "peer.secret_file",
+        "postgres.bin_dir",
+        "journal.path",
+    ] {
+        let named = found
+            .iter()
+            .filter(|problem| problem.starts_with(&format!("{setting}: missing")))
+            .count();
+        assert_eq!(named, 1, "{setting} in {found:#?}");
+    }
+    assert_eq!(found.len(), 15, "{found:#?}");
+}
+
+#[test]
+fn mistakes_of_form_and_contradictions_are_named_together() {
+    let text = GOOD
+        .replace("name = \"b\"", "name = \"a\"")
+        .replace("/srv/baton/bridge", "/srv/baton/volume/bridge")
+        .replace("[lease]", "[lease]\nstroe = \"file\"");
+    let found = problems(&text);
+    assert_eq!(found.len(), 3, "{found:#?}");
+}
