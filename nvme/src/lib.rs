@@ -6,6 +6,7 @@
 //!
 //! The only unsafe code of the workspace lives in the raw modules of this crate.
 
+pub mod block;
 pub mod command;
 pub mod error;
 pub mod fabrics;
