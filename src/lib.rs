@@ -4,3 +4,4 @@
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod decide;

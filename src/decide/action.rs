@@ -1,0 +1,292 @@
+//! What `decide` orders: imperatives with all their parameters and a deadline.
+//!
+//! At most one [`Action::Begin`] per decision, and one step at a time; the other actions are cheap
+//! and may run beside a step. Executors hold no policy.
+
+use std::time::Duration;
+
+use fencing::{Epoch, KeyFlags, MemberId, Mono};
+use nvme::HostId;
+use serde::{Deserialize, Serialize};
+
+use super::observation::{
+    Answer, Heartbeat, LeaseRecord, LeaseVersion, RequestId, RoleName, StepId,
+};
+
+/// One imperative for the executor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// Begin this step. No other is running, or this one is urgent ([`Work::is_urgent`]): then the
+    /// running one is given up (its outcome no longer counts, its permit is dropped) and this one
+    /// begins at once, beside it if it cannot be cancelled.
+    Begin(Step),
+    /// Replace this host's key by one with this epoch, these flags and the next beat (naming the
+    /// current key, never IEKEY), then read the report into the mailbox. Drop it if a beat is still
+    /// under way. Never sent while a fence is running.
+    Beat {
+        /// The epoch in the key.
+        epoch: Epoch,
+        /// The flags in the key.
+        flags: KeyFlags,
+    },
+    /// Compare-and-set the lease; the result is the next lease observation (on success with the new
+    /// version, `at` = the write's beginning). Drop it if a lease write is still under way.
+    WriteLease {
+        /// The version that must be found; `None`: no record may exist.
+        expected: Option<LeaseVersion>,
+        /// The new record.
+        record: LeaseRecord,
+        /// Give up then; the channel is Unknown.
+        deadline: Mono,
+    },
+    /// Send this heartbeat to every peer, now.
+    Publish(Heartbeat),
+    /// Re-read these channels now instead of at the next `observe` interval.
+    Refresh {
+        /// The reservation report.
+        mailbox: bool,
+        /// The lease.
+        lease: bool,
+    },
+    /// Tell the platform (pod label, pooler) who serves. Sent when it changes.
+    PublishRole {
+        /// This member's role.
+        role: RoleName,
+        /// The epoch it owns or knows.
+        epoch: Epoch,
+        /// It is active and PostgreSQL accepts writes.
+        serving: bool,
+    },
+    /// Answer an operator's request and take it out of the observation.
+    Answer {
+        /// Which.
+        request: RequestId,
+        /// What.
+        answer: Answer,
+    },
+    /// Leave the loop and end the process with exit code 0. Nothing of PostgreSQL is left.
+    Exit,
+}
+
+/// A step with its number and deadline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Quoted by `Running` and `Finished`.
+    pub id: StepId,
+    /// What to do.
+    pub work: Work,
+    /// At this moment the step ends as `Overdue` if it can be cancelled; if it cannot (a blocked
+    /// system call) it stays in `Observation::running`, and the member's beats stop.
+    pub deadline: Mono,
+}
+
+/// How to stop PostgreSQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopMode {
+    /// Disconnect everybody, write the shutdown checkpoint. Never waits for archiving.
+    Fast,
+    /// Abort; WAL is replayed at the next start.
+    Immediate,
+}
+
+/// Whom the fence is to make harmless, and what is believed of the reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Victim {
+    /// Another host holds.
+    Holder {
+        /// Its host identifier, from the mailbox.
+        host: HostId,
+        /// The member in its key.
+        member: MemberId,
+        /// The epoch in its key.
+        epoch: Epoch,
+        /// Whether its key says `clean`. The fence ends as `FenceLost` if that changes.
+        clean: bool,
+    },
+    /// This very host holds, from an earlier process or a fence that could not be proven. Unless
+    /// `clean`, the sequence waits until the old controllers' commands are provably over.
+    Own {
+        /// The epoch in the key that holds.
+        epoch: Epoch,
+        /// Whether that key says `clean`.
+        clean: bool,
+    },
+    /// Nobody holds, and this is why an acquire is nevertheless permitted.
+    Nobody(AbsenceEvidence),
+}
+
+/// Why an absent reservation may be acquired. Absence alone never permits it.
+///
+/// The proof of `EveryOwnerStopped` without any clock or lease: this host registered *after* it saw
+/// its registration missing, and is registered ever since (the acquire names its key, so it fails if
+/// the target forgot again). Nobody ever releases a reservation, so in all that time nobody can have
+/// held and ceased to hold. A peer that, in answer to a heartbeat sent after that registration,
+/// says it has nothing of the volume, has had no way to gain anything since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AbsenceEvidence {
+    /// The first start: no database was ever in service by the lease, this is the bootstrap member,
+    /// and `PrepareVolume` proved the volume blank just before.
+    FirstStart,
+    /// This member has nothing of the volume, and every other one is proven to have nothing either.
+    EveryOwnerStopped,
+    /// An operator said so ([`super::Ask::OwnersStopped`]) after this host registered.
+    OperatorsWord,
+}
+
+/// One step. Hazardous ones say so: `fence, format, mount, start, stop, unmount, kill`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Work {
+    /// Register this host's key; replace it if an earlier process left one. Never while this host
+    /// holds. Outcome `Done`.
+    Register {
+        /// The epoch in the key.
+        epoch: Epoch,
+        /// The flags in the key.
+        flags: KeyFlags,
+    },
+    /// Unregister: this standby goes away. Never while this host holds. Outcome `Done`.
+    Unregister,
+    /// Compare-and-set the lease for a new epoch. Outcome `Done` (the observation has the new
+    /// version), `ClaimLost`, `Failed`, `Overdue`.
+    ClaimLease {
+        /// The version that must be found; `None`: no record may exist.
+        expected: Option<LeaseVersion>,
+        /// The new record.
+        record: LeaseRecord,
+    },
+    /// Hazardous. Replace this host's key (naming the current one: `Failed` if the registration is
+    /// gone, never register anew here) by one of `epoch`, then run the fence sequence to its end.
+    /// Outcome `Fenced`, `FenceLost`, `Failed`, `Overdue`; nothing but `Fenced` leaves a permit.
+    Fence {
+        /// The new owner's epoch.
+        epoch: Epoch,
+        /// Flags of the new key (never `clean`).
+        flags: KeyFlags,
+        /// Whom.
+        victim: Victim,
+    },
+    /// Destroy the block device and everything queued in it (end the bridge, delete the
+    /// controllers), prove O_EXCL, make it anew. PostgreSQL is stopped and nothing is mounted.
+    /// Outcome `Done` and `Device::Attached` with a greater `made`.
+    RebuildDevice,
+    /// Drop the device's cached blocks, read superblock and pg_control with O_DIRECT. Reads only.
+    /// Outcome `Volume`.
+    PrepareVolume,
+    /// Hazardous. Under the permit of this epoch and on a volume re-proven blank (or unfinished):
+    /// make the filesystem, mount it, `initdb`, unmount. Outcome `Done`.
+    Format {
+        /// Whose permit.
+        epoch: Epoch,
+    },
+    /// Hazardous. Confirm the permit of this epoch by a fresh report, then mount. Outcome `Done`,
+    /// `Failed` (also when the hold is lost: nothing was mounted), `Overdue`.
+    Mount {
+        /// Whose permit.
+        epoch: Epoch,
+    },
+    /// Hazardous. Remove a stale postmaster.pid, start, wait for a committed write. Outcome `Done`,
+    /// `Failed`, `Overdue`.
+    StartPostgres {
+        /// Whose permit.
+        epoch: Epoch,
+    },
+    /// `CHECKPOINT` and `syncfs` while serving, so that the stop is short. Outcome `Done`.
+    Checkpoint,
+    /// Hazardous. Outcome `Stopped`.
+    StopPostgres {
+        /// How.
+        mode: StopMode,
+    },
+    /// Hazardous. `syncfs`, unmount (never lazy), NVMe Flush, drop caches, read the superblock
+    /// back. Outcome `Unmounted`, `Failed` (still mounted).
+    Unmount,
+    /// Replace this host's key by one with the `clean` flag. After it nothing of this member writes.
+    /// Outcome `Done`, `Failed` (the hold is not ours any more), `Overdue` (unknown).
+    AnnounceClean {
+        /// The epoch given up.
+        epoch: Epoch,
+        /// Flags besides `clean`.
+        flags: KeyFlags,
+    },
+    /// Hazardous, urgent. SIGKILL to every process of PostgreSQL, wait until none is left. `Done`.
+    KillPostgres,
+    /// Hazardous, urgent. `FS_IOC_SHUTDOWN` with NOLOGFLUSH: no write of this mount from now on.
+    /// Outcome `Done`, also when nothing is mounted.
+    ShutdownFilesystem,
+    /// Hazardous. Unmount a filesystem that was shut down; flushes nothing. Outcome `Done`.
+    DropMount,
+}
+
+impl Work {
+    /// Whether it begins at once, even while another step is running.
+    pub fn is_urgent(&self) -> bool {
+        match self {
+            Self::KillPostgres | Self::ShutdownFilesystem => true,
+            Self::Register { .. }
+            | Self::Unregister
+            | Self::ClaimLease { .. }
+            | Self::Fence { .. }
+            | Self::RebuildDevice
+            | Self::PrepareVolume
+            | Self::Format { .. }
+            | Self::Mount { .. }
+            | Self::StartPostgres { .. }
+            | Self::Checkpoint
+            | Self::StopPostgres { .. }
+            | Self::Unmount
+            | Self::AnnounceClean { .. }
+            | Self::DropMount => false,
+        }
+    }
+
+    /// A short name for logs and phase timelines.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Register { .. } => "register",
+            Self::Unregister => "unregister",
+            Self::ClaimLease { .. } => "claim-lease",
+            Self::Fence { .. } => "fence",
+            Self::RebuildDevice => "rebuild-device",
+            Self::PrepareVolume => "prepare-volume",
+            Self::Format { .. } => "format",
+            Self::Mount { .. } => "mount",
+            Self::StartPostgres { .. } => "start-postgres",
+            Self::Checkpoint => "checkpoint",
+            Self::StopPostgres {
+                mode: StopMode::Fast,
+            } => "stop-postgres-fast",
+            Self::StopPostgres {
+                mode: StopMode::Immediate,
+            } => "stop-postgres-immediate",
+            Self::Unmount => "unmount",
+            Self::AnnounceClean { .. } => "announce-clean",
+            Self::KillPostgres => "kill-postgres",
+            Self::ShutdownFilesystem => "shutdown-filesystem",
+            Self::DropMount => "drop-mount",
+        }
+    }
+}
+
+/// How long a kind of step may take; from [`super::Timings`].
+pub(super) fn allowance(work: &Work, timings: &super::Timings) -> Duration {
+    match work {
+        Work::Register { .. } | Work::Unregister | Work::AnnounceClean { .. } => timings.command,
+        Work::ClaimLease { .. } => timings.lease_deadline,
+        Work::Fence { .. } => timings.fence,
+        Work::RebuildDevice => timings.rebuild,
+        Work::PrepareVolume => timings.prepare,
+        Work::Format { .. } => timings.format,
+        Work::Mount { .. } => timings.mount,
+        Work::StartPostgres { .. } => timings.start,
+        Work::Checkpoint => timings.checkpoint,
+        Work::StopPostgres {
+            mode: StopMode::Fast,
+        } => timings.stop_fast,
+        Work::StopPostgres {
+            mode: StopMode::Immediate,
+        } => timings.stop_immediate,
+        Work::Unmount | Work::DropMount => timings.unmount,
+        Work::KillPostgres | Work::ShutdownFilesystem => timings.kill,
+    }
+}

@@ -1,0 +1,320 @@
+//! What one member remembers from one decision to the next: its role with its phase, what it saw
+//! when, and what it said. Plain values; every time is this machine's own [`Mono`].
+
+use std::collections::BTreeMap;
+
+use fencing::{Epoch, KeyFlags, MemberId, Mono};
+use serde::{Deserialize, Serialize};
+
+use super::action::{Victim, Work};
+use super::observation::{
+    HandoverCause, Heartbeat, Incarnation, LeaseVersion, RequestId, RoleName, StepId,
+};
+use super::reason::{Evidence, Reason};
+
+/// The memory. A process starts with [`Memory::default`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// The role, with its phase.
+    pub role: Role,
+    /// The step that was ordered and not yet dealt with.
+    pub issued: Option<Issued>,
+    /// The number of the next step.
+    pub next_step: StepId,
+    /// When `decide` was called last; `None` before the first time.
+    pub looked: Option<Mono>,
+    /// When this member last woke from a gap in its own looking, or began.
+    pub awake_since: Mono,
+    /// The greatest epoch seen or used anywhere.
+    pub newest: Epoch,
+    /// The device's `made` number with which the volume was last mounted: that device must not
+    /// acquire again.
+    pub tainted: Option<u64>,
+    /// This host's registration, since this process made it; `None` when it is not registered.
+    pub registered: Option<Registered>,
+    /// What was seen of the owner.
+    pub watch: Watch,
+    /// Beginnings of the unplanned take-overs within the window.
+    pub takeovers: Vec<Mono>,
+    /// Restarts of PostgreSQL within the window.
+    pub restarts: Vec<Mono>,
+    /// When this member last gave the volume away because it could not serve.
+    pub failed: Option<Mono>,
+    /// After a failure: nothing hazardous before this moment.
+    pub not_before: Mono,
+    /// No automatic take-over, as the lease last said.
+    pub paused: bool,
+    /// The key that was beaten last.
+    pub beat: Option<BeatSaid>,
+    /// The heartbeat that was sent last.
+    pub said: Option<Said>,
+    /// Number of heartbeats sent.
+    pub heartbeats: u64,
+    /// When the lease was last written.
+    pub lease_written: Option<Mono>,
+    /// What was last told to the platform.
+    pub routed: Option<Routed>,
+    /// An operator's word that every earlier owner is stopped: when it was given.
+    pub owners_stopped: Option<Mono>,
+}
+
+/// The role of a member, with everything that its phase needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// Nothing is proven yet.
+    Joining {
+        /// `FS_IOC_SHUTDOWN` was done on what an earlier life left mounted.
+        shut: bool,
+    },
+    /// Waits.
+    Standby,
+    /// Takes over.
+    TakingOver(TakeOver),
+    /// Owns and serves.
+    Active(Ownership),
+    /// Gives the volume away.
+    HandingOver(Handover),
+    /// Cleans up after an ownership.
+    Returning {
+        /// Why it ended.
+        why: Reason,
+        /// The epoch that was owned.
+        epoch: Epoch,
+        /// `FS_IOC_SHUTDOWN` was done.
+        shut: bool,
+        /// An operator's switchover that waits for the new owner to serve.
+        request: Option<RequestId>,
+    },
+    /// Goes away: only to unregister is left.
+    Leaving,
+    /// The process ends.
+    Stopped,
+}
+
+impl Role {
+    /// The role's name.
+    pub fn name(&self) -> RoleName {
+        match self {
+            Self::Joining { .. } => RoleName::Joining,
+            Self::Standby => RoleName::Standby,
+            Self::TakingOver(_) => RoleName::TakingOver,
+            Self::Active(_) => RoleName::Active,
+            Self::HandingOver(_) => RoleName::HandingOver,
+            Self::Returning { .. } | Self::Leaving => RoleName::Returning,
+            Self::Stopped => RoleName::Stopped,
+        }
+    }
+}
+
+/// A take-over on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeOver {
+    /// The epoch it will own.
+    pub epoch: Epoch,
+    /// What allows it.
+    pub evidence: Evidence,
+    /// Whom it fences.
+    pub victim: Victim,
+    /// Where it is.
+    pub phase: TakeOverPhase,
+    /// When the hold was proven; `None` before.
+    pub proven_at: Option<Mono>,
+}
+
+/// ```text
+/// (Inspecting) → Claiming → Fencing → Preparing → (Formatting) → Mounting → Starting → Active
+///                   │ lost     │ lost, unproven      │ hold lost           │ keeps failing
+///                   ▼          ▼                     ▼                     ▼
+///                Standby    Standby              Returning            HandingOver
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TakeOverPhase {
+    /// First start only: proving the volume blank.
+    Inspecting,
+    /// Claiming the epoch in the lease store.
+    Claiming,
+    /// Fencing.
+    Fencing,
+    /// Reading what is on the volume.
+    Preparing,
+    /// First start only: making filesystem and database.
+    Formatting,
+    /// Mounting.
+    Mounting,
+    /// Starting PostgreSQL.
+    Starting,
+}
+
+/// The ownership of an active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ownership {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// When the hold was proven: older reports say nothing about it.
+    pub proven_at: Mono,
+    /// PostgreSQL is being started again.
+    pub restarting: bool,
+}
+
+/// A handover on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handover {
+    /// The epoch that is given up.
+    pub epoch: Epoch,
+    /// When the hold was proven.
+    pub proven_at: Mono,
+    /// To whom; `None` if nobody is ready and the member goes alone.
+    pub to: Option<MemberId>,
+    /// Why.
+    pub cause: HandoverCause,
+    /// The operator's request to answer.
+    pub request: Option<RequestId>,
+    /// Where it is.
+    pub phase: HandoverStage,
+    /// When it became clean.
+    pub clean_since: Option<Mono>,
+}
+
+/// ```text
+/// Checkpointing → StoppingFast → (StoppingImmediate → Killing) → Unmounting → Announcing → Waiting
+///                                                                                     │ taken, or not
+///                                                                                     ▼
+///                                                                            Returning or Stopped
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HandoverStage {
+    /// Checkpoint and syncfs while still serving.
+    Checkpointing,
+    /// Stop, fast.
+    StoppingFast,
+    /// The bound has passed: stop, immediate.
+    StoppingImmediate,
+    /// That bound, too: kill.
+    Killing,
+    /// Flush and unmount.
+    Unmounting,
+    /// Say so in the key.
+    Announcing,
+    /// Waiting to be preempted.
+    Waiting,
+}
+
+/// A step that was ordered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issued {
+    /// Its number.
+    pub id: StepId,
+    /// What it is.
+    pub work: Work,
+    /// When it was ordered.
+    pub at: Mono,
+    /// Its deadline.
+    pub deadline: Mono,
+}
+
+/// This host's registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// When the registering was seen to be done.
+    pub at: Mono,
+    /// How many heartbeats had been sent by then: a peer that heard a later one has spoken after
+    /// the registration.
+    pub heartbeats: u64,
+}
+
+/// What was seen of the members' signs of life, by this member's own clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watch {
+    /// Each member's key on the volume.
+    pub keys: BTreeMap<MemberId, Track<u64>>,
+    /// When the mailbox was first and last read without a gap between.
+    pub mailbox: Option<Span>,
+    /// The lease record.
+    pub lease: Option<Track<Option<LeaseVersion>>>,
+    /// When the lease was first and last read without a gap between.
+    pub lease_read: Option<Span>,
+    /// The newest heartbeat of each peer in which it spoke as an owner that gets on.
+    pub alive: BTreeMap<MemberId, Mono>,
+    /// Each peer's newest heartbeat.
+    pub heard: BTreeMap<MemberId, Track<(Incarnation, u64)>>,
+    /// Since when the volume's reservation names this owner (member, epoch, clean).
+    pub owner: Option<Track<Option<(MemberId, Epoch, bool)>>>,
+}
+
+/// A value and since when it has been unchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Track<T> {
+    /// The value.
+    pub value: T,
+    /// When it was first seen.
+    pub since: Mono,
+    /// Whether it was ever seen to change: a key that was only found says nothing about life.
+    pub moved: bool,
+}
+
+/// A time in which a channel was read again and again without a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// Its first read.
+    pub since: Mono,
+    /// Its newest.
+    pub last: Mono,
+}
+
+/// The beat that was sent last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BeatSaid {
+    /// When.
+    pub at: Mono,
+    /// With which epoch.
+    pub epoch: Epoch,
+    /// With which flags.
+    pub flags: KeyFlags,
+}
+
+/// The heartbeat that was sent last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// When.
+    pub at: Mono,
+    /// What.
+    pub heartbeat: Heartbeat,
+}
+
+/// What was last told to the platform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Routed {
+    /// The role.
+    pub role: RoleName,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Serving.
+    pub serving: bool,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            role: Role::Joining { shut: false },
+            issued: None,
+            next_step: StepId(1),
+            looked: None,
+            awake_since: Mono::ZERO,
+            newest: Epoch::ZERO,
+            tainted: None,
+            registered: None,
+            watch: Watch::default(),
+            takeovers: Vec::new(),
+            restarts: Vec::new(),
+            failed: None,
+            not_before: Mono::ZERO,
+            paused: false,
+            beat: None,
+            said: None,
+            heartbeats: 0,
+            lease_written: None,
+            routed: None,
+            owners_stopped: None,
+        }
+    }
+}
