@@ -5,3 +5,4 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod decide;
+pub mod drill;

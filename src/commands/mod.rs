@@ -6,6 +6,7 @@
 
 use std::process::ExitCode;
 
+pub mod drill;
 pub mod run;
 
 macro_rules! subcommands {
@@ -30,5 +31,6 @@ macro_rules! subcommands {
 }
 
 subcommands! {
+    Drill = drill,
     Run = run,
 }

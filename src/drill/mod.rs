@@ -1,0 +1,8 @@
+//! Failover drills: writers and their ledger, faults, checks, reports.
+
+pub mod gap;
+pub mod ledger;
+pub mod measure;
+pub mod report;
+pub mod verify;
+pub mod writer;

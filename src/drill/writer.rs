@@ -1,0 +1,407 @@
+//! The writer: connections that insert rows as fast as PostgreSQL acknowledges them, through
+//! take-overs, with a ledger of what was acknowledged.
+//!
+//! It behaves like an application with a retrying pool: each connection tries all servers at once,
+//! keeps the first that accepts writes, inserts one row a transaction, and after any error opens a
+//! new session and goes on with a *new* number, so that no row is ever tried twice. The same code
+//! measures Baton and, for the benchmark, any other PostgreSQL cluster.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, NoTls, Statement};
+
+use super::ledger::{Entry, Fate, Ledger, LedgerError, Recorder, Row};
+use crate::clock::{self, Mono};
+
+/// The table that the writer fills; it is made anew for each run.
+pub const TABLE: &str = "baton_drill";
+
+/// How long a session may take to open. A stopped process's listening socket still accepts
+/// connections, so without a bound a client waits there for ever.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The pause after a refused session, at most; each is drawn from half of it upwards, so that the
+/// connections spread and together notice a returning server within a few milliseconds.
+const RETRY_PAUSE_MS: u64 = 20;
+
+/// What to write, and where.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// All servers that may accept writes, one host each.
+    pub servers: Vec<tokio_postgres::Config>,
+    /// How many connections write at the same time.
+    pub connections: u16,
+    /// The ledger's file; it must not exist yet.
+    pub ledger: PathBuf,
+    /// How long an insert may take until its session is given up, its row's fate unknown.
+    pub insert_timeout: Duration,
+}
+
+/// The writer failed itself; failures of PostgreSQL are what it is there for.
+#[derive(Debug, thiserror::Error)]
+pub enum WriterError {
+    /// The ledger failed.
+    #[error("keep the ledger")]
+    Ledger(#[from] LedgerError),
+    /// No server accepted writes in time.
+    #[error("no server accepted writes within {within:?}: {last}")]
+    NoServer {
+        /// How long it was tried.
+        within: Duration,
+        /// What the last server said.
+        last: String,
+    },
+    /// The drill's table could not be made or read.
+    #[error("{what}")]
+    Sql {
+        /// What was attempted.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// A connection's task ended by a panic.
+    #[error("a writing task panicked")]
+    Panicked,
+}
+
+/// A running writer.
+#[derive(Debug)]
+pub struct Writer {
+    ledger: Ledger,
+    tasks: JoinSet<Result<(), LedgerError>>,
+    stop: watch::Sender<bool>,
+    serving: watch::Receiver<BTreeMap<u16, Mono>>,
+    counters: Arc<Counters>,
+}
+
+/// What is known while it runs, for progress. The ledger alone is the truth.
+#[derive(Debug, Default)]
+struct Counters {
+    acknowledged: AtomicU64,
+    unknown: AtomicU64,
+}
+
+/// What a writer did, read back from its ledger.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// Every entry of the ledger.
+    pub entries: Vec<Entry>,
+    /// When the last connection had stopped.
+    pub ended: Mono,
+}
+
+impl Writer {
+    /// Makes the table anew and starts writing. Returns once every connection had a row
+    /// acknowledged, so that a fault never meets a writer that has not begun.
+    pub async fn start(plan: &Plan, within: Duration) -> Result<Self, WriterError> {
+        make_table(plan, within).await?;
+        let ledger = Ledger::create(&plan.ledger)?;
+        let (stop, stopping) = watch::channel(false);
+        let (serves, mut serving) = watch::channel(BTreeMap::new());
+        let counters = Arc::new(Counters::default());
+        let mut tasks = JoinSet::new();
+        for connection in 0..plan.connections {
+            let line = Line {
+                connection,
+                servers: plan.servers.clone(),
+                insert_timeout: plan.insert_timeout,
+                recorder: ledger.recorder(),
+                stopping: stopping.clone(),
+                serves: serves.clone(),
+                counters: Arc::clone(&counters),
+            };
+            tasks.spawn(line.write());
+        }
+        let all = usize::from(plan.connections);
+        let begun = timeout(within, serving.wait_for(|s| s.len() == all)).await;
+        if !matches!(begun, Ok(Ok(_))) {
+            drop(begun);
+            let last = format!("only {} of {all} connections write", serving.borrow().len());
+            return Err(WriterError::NoServer { within, last });
+        }
+        drop(begun);
+        Ok(Self {
+            ledger,
+            tasks,
+            stop,
+            serving,
+            counters,
+        })
+    }
+
+    /// Rows acknowledged, rows of unknown fate, so far.
+    pub fn progress(&self) -> (u64, u64) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (
+            count(&self.counters.acknowledged),
+            count(&self.counters.unknown),
+        )
+    }
+
+    /// Waits until every connection writes again on a session that it opened after `fault`; false
+    /// if that does not happen within `within`.
+    pub async fn recovered(&self, fault: Mono, within: Duration) -> bool {
+        let mut serving = self.serving.clone();
+        let back = serving.wait_for(|sessions| sessions.values().all(|opened| *opened > fault));
+        matches!(timeout(within, back).await, Ok(Ok(_)))
+    }
+
+    /// Stops after the inserts under way, and reads the ledger back.
+    pub async fn finish(mut self) -> Result<Written, WriterError> {
+        self.stop.send_replace(true);
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.map_err(|_| WriterError::Panicked)??;
+        }
+        let ended = clock::now();
+        let entries = self.ledger.close().await?;
+        Ok(Written { entries, ended })
+    }
+}
+
+/// One connection of the writer.
+struct Line {
+    connection: u16,
+    servers: Vec<tokio_postgres::Config>,
+    insert_timeout: Duration,
+    recorder: Recorder,
+    stopping: watch::Receiver<bool>,
+    /// When each connection opened the session on which it last began to write.
+    serves: watch::Sender<BTreeMap<u16, Mono>>,
+    counters: Arc<Counters>,
+}
+
+/// How an insert ended.
+enum Insert {
+    Acknowledged,
+    Unknown,
+    /// The server said that it does not write: the row cannot be there.
+    Refused,
+}
+
+impl Line {
+    async fn write(mut self) -> Result<(), LedgerError> {
+        let mut number = 0;
+        while let Some(session) = self.open().await {
+            let opened = clock::now();
+            let mut first = true;
+            while !*self.stopping.borrow() {
+                number += 1;
+                let insert = session.insert(self.connection, number, self.insert_timeout);
+                let fate = match insert.await {
+                    Insert::Acknowledged => Fate::Acknowledged,
+                    Insert::Unknown => Fate::Unknown,
+                    Insert::Refused => break,
+                };
+                self.record(number, fate).await?;
+                if fate == Fate::Unknown {
+                    break;
+                }
+                if first {
+                    first = false;
+                    self.serves.send_modify(|sessions| {
+                        sessions.insert(self.connection, opened);
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn record(&self, number: u64, fate: Fate) -> Result<(), LedgerError> {
+        let at = clock::now();
+        let counter = match fate {
+            Fate::Acknowledged => &self.counters.acknowledged,
+            Fate::Unknown => &self.counters.unknown,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let row = Row {
+            connection: self.connection,
+            number,
+        };
+        self.recorder.record(Entry { fate, row, at }).await
+    }
+
+    /// A session with a server that accepts writes; none once the writer stops.
+    async fn open(&mut self) -> Option<Session> {
+        tokio::select! {
+            stopped = self.stopping.wait_for(|stop| *stop) => {
+                drop(stopped);
+                None
+            }
+            session = any_session(&self.servers) => Some(session),
+        }
+    }
+}
+
+/// Tries all servers at once and again, until one accepts writes.
+async fn any_session(servers: &[tokio_postgres::Config]) -> Session {
+    let mut attempts = JoinSet::new();
+    for server in servers {
+        let server = server.clone();
+        attempts.spawn(async move {
+            loop {
+                if let Ok(session) = Session::open(&server).await {
+                    return session;
+                }
+                let pause = rand::random_range(RETRY_PAUSE_MS / 2..=RETRY_PAUSE_MS);
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+        });
+    }
+    loop {
+        match attempts.join_next().await {
+            Some(Ok(session)) => return session,
+            Some(Err(_)) => {}
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// A session that accepts writes, with its insert prepared.
+struct Session {
+    client: Client,
+    insert: Statement,
+    _driver: Driver,
+}
+
+/// The task that moves a session's bytes; dropping it closes the socket.
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Why a session could not be opened.
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error("no answer within {OPEN_TIMEOUT:?}")]
+    Timeout,
+    #[error("refused")]
+    Sql(#[from] tokio_postgres::Error),
+}
+
+/// Connects to a server that accepts writes; any other refuses.
+async fn connect(server: &tokio_postgres::Config) -> Result<(Client, Driver), OpenError> {
+    let mut server = server.clone();
+    server.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    let connected = timeout(OPEN_TIMEOUT, server.connect(NoTls)).await;
+    let (client, connection) = connected.map_err(|_| OpenError::Timeout)??;
+    let driver = tokio::spawn(async move {
+        // an error here reaches the client's own calls too, which judge it
+        drop(connection.await);
+    });
+    Ok((client, Driver(driver)))
+}
+
+impl Session {
+    async fn open(server: &tokio_postgres::Config) -> Result<Self, OpenError> {
+        let (client, driver) = connect(server).await?;
+        let sql = format!("INSERT INTO {TABLE} (connection, number) VALUES ($1, $2)");
+        let prepared = timeout(OPEN_TIMEOUT, client.prepare(&sql)).await;
+        let insert = prepared.map_err(|_| OpenError::Timeout)??;
+        Ok(Self {
+            client,
+            insert,
+            _driver: driver,
+        })
+    }
+
+    async fn insert(&self, connection: u16, number: u64, within: Duration) -> Insert {
+        let (connection, number) = (i32::from(connection), number.cast_signed());
+        let row: [&(dyn ToSql + Sync); 2] = [&connection, &number];
+        match timeout(within, self.client.execute(&self.insert, &row)).await {
+            Ok(Ok(_)) => Insert::Acknowledged,
+            Ok(Err(error)) if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => {
+                Insert::Refused
+            }
+            Ok(Err(_)) | Err(_) => Insert::Unknown,
+        }
+    }
+}
+
+/// Runs `sql` on a server that accepts writes, tried until `within` has passed. The statements
+/// must bear being run twice: an answer may be lost.
+async fn on_any_server<T, F>(
+    plan: &Plan,
+    within: Duration,
+    what: &'static str,
+    mut sql: impl FnMut(Client) -> F,
+) -> Result<T, WriterError>
+where
+    F: Future<Output = Result<T, tokio_postgres::Error>>,
+{
+    let until = clock::now() + within;
+    let mut last = "no server is configured".to_owned();
+    while clock::now() < until {
+        for server in &plan.servers {
+            match connect(server).await {
+                Ok((client, _driver)) => match sql(client).await {
+                    Ok(value) => return Ok(value),
+                    Err(source) if source.is_closed() => last = source.to_string(),
+                    Err(source) => return Err(WriterError::Sql { what, source }),
+                },
+                Err(OpenError::Sql(error)) => last = error.to_string(),
+                Err(error @ OpenError::Timeout) => last = error.to_string(),
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(RETRY_PAUSE_MS)).await;
+    }
+    Err(WriterError::NoServer { within, last })
+}
+
+/// No unique constraint: a row applied twice must be found, not prevented. The index is there for
+/// `pg_amcheck` to compare with the table.
+async fn make_table(plan: &Plan, within: Duration) -> Result<(), WriterError> {
+    let sql = format!(
+        "DROP TABLE IF EXISTS {TABLE};
+         CREATE TABLE {TABLE} (connection int NOT NULL, number bigint NOT NULL);
+         CREATE INDEX ON {TABLE} (connection, number);"
+    );
+    let sql = &sql;
+    on_any_server(
+        plan,
+        within,
+        "make the drill's table",
+        |client| async move { client.batch_execute(sql).await },
+    )
+    .await
+}
+
+/// Every row of the table, as often as it is there: read from the heap, never from the index.
+pub async fn rows(plan: &Plan, within: Duration) -> Result<Vec<Row>, WriterError> {
+    let sql = format!("SELECT connection, number FROM {TABLE}");
+    let sql = &sql;
+    let read = |client: Client| async move {
+        client
+            .batch_execute("SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off")
+            .await?;
+        client.query(sql, &[]).await
+    };
+    let rows = on_any_server(plan, within, "read the drill's table", read).await?;
+    let row = |row: &tokio_postgres::Row| {
+        let connection: i32 = row.try_get(0)?;
+        let number: i64 = row.try_get(1)?;
+        Ok(Row {
+            connection: u16::try_from(connection).unwrap_or(u16::MAX),
+            number: number.cast_unsigned(),
+        })
+    };
+    let parsed: Result<_, tokio_postgres::Error> = rows.iter().map(row).collect();
+    parsed.map_err(|source| WriterError::Sql {
+        what: "read the drill's table",
+        source,
+    })
+}
