@@ -7,12 +7,15 @@
 //! The only unsafe code of the workspace lives in the raw modules of this crate.
 
 pub mod block;
+pub mod bridge;
 pub mod command;
 pub mod error;
 pub mod fabrics;
 pub mod identify;
 pub mod identity;
 pub mod log_page;
+#[cfg(test)]
+mod memory;
 pub mod namespace;
 pub mod pdu;
 pub mod reservation;

@@ -1,0 +1,88 @@
+//! Shows a namespace as a block device: a FUSE file system with one file, and a loop device over it.
+//!
+//! ```text
+//! ext4 ─► /dev/loopN ─► (direct I/O) ─► FUSE file ─► this process ─► Backend ─► NVMe/TCP target
+//! ```
+//!
+//! Built so that every end of the process, SIGKILL too, takes the device away and leaves nothing:
+//!
+//! - The FUSE file system is mounted *detached*: no path leads to it, no other mount namespace can
+//!   inherit it. It lives as long as the loop device has its file open.
+//! - The loop device has autoclear and is held open by this process and by mounted file systems.
+//! - `/dev/fuse` closes with the process, which fails all requests at once: users get I/O errors,
+//!   never a hang.
+//!
+//! Where the kernel has ublk (`/dev/ublk-control`) it would save two of the four hops; that backend
+//! is not written yet, see [`ublk_available`].
+//!
+//! The process that serves must not touch files on its own device: it would wait for itself.
+
+mod device;
+mod filesystem;
+mod replay;
+#[cfg(test)]
+mod tests;
+mod volume;
+
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::block::BlockError;
+use crate::{Error, Namespace};
+
+pub use device::Bridge;
+pub use volume::Volume;
+
+/// A namespace as the bridge needs it: one whose path can be lost and come back.
+pub trait Backend: Namespace + 'static {
+    /// Counts associations: a different number means that the connection was made anew in between,
+    /// so that the target may have restarted.
+    fn association(&self) -> u64;
+
+    /// Waits until there is a path. `false` when there has been none for `path_loss`.
+    fn usable(&self, path_loss: Duration) -> impl Future<Output = bool> + Send;
+}
+
+/// How a bridge behaves.
+#[derive(Clone, Debug)]
+pub struct BridgeOptions {
+    /// How long requests wait for a lost path before they fail. Reads and writes are repeated
+    /// after a reconnect, as the kernel's initiator does; what protects the data from a fenced
+    /// host's late writes is the target's reservation, not this time.
+    pub path_loss: Duration,
+    /// What `losetup` shows as the loop device's backing file; at most 63 bytes.
+    pub name: String,
+}
+
+/// Why a namespace could not be shown as a block device.
+#[derive(Debug, thiserror::Error)]
+pub enum BridgeError {
+    /// The namespace could not be identified.
+    #[error("identify the namespace")]
+    Identify(#[source] Error),
+    /// The namespace's block size is not one that a loop device can have.
+    #[error("a block size of {block_size} bytes cannot be shown by a loop device (512 to 4096)")]
+    BlockSize {
+        /// The namespace's logical block size in bytes.
+        block_size: u32,
+    },
+    /// The FUSE file system could not be mounted.
+    #[error("{step} for the bridge's FUSE file system")]
+    Fuse {
+        /// What was attempted.
+        step: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The loop device could not be attached.
+    #[error("attach a loop device")]
+    Loop(#[source] BlockError),
+}
+
+/// Whether this kernel offers ublk, which would serve block devices without FUSE and loop.
+pub fn ublk_available() -> bool {
+    Path::new("/dev/ublk-control").exists()
+}
