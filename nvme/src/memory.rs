@@ -120,7 +120,7 @@ impl Namespace for MemoryNamespace {
     async fn write(&self, lba: u64, data: Bytes, _fua: bool) -> Result<(), Error> {
         self.before_write("Write").await?;
         let size = self.block_size as usize;
-        assert!(data.len() <= 128 * 1024 && data.len() % size == 0);
+        assert!(data.len() <= 128 * 1024 && data.len().is_multiple_of(size));
         let mut state = self.state();
         for (n, at) in (lba..).take(data.len() / size).enumerate() {
             let block = Bytes::copy_from_slice(&data[n * size..(n + 1) * size]);

@@ -175,7 +175,7 @@ impl<B: Backend> Volume<B> {
     /// The range in blocks, in pieces of at most `most` blocks.
     fn pieces(&self, offset: u64, length: u64, most: u32) -> Result<Vec<Range<u64>>, i32> {
         let block = u64::from(self.block_size());
-        if offset % block != 0 || length % block != 0 || length == 0 {
+        if !offset.is_multiple_of(block) || !length.is_multiple_of(block) || length == 0 {
             return Err(libc::EINVAL);
         }
         let end = offset.checked_add(length).ok_or(libc::EINVAL)?;
