@@ -10,10 +10,21 @@
 
 #![forbid(unsafe_code)]
 
+pub mod command;
+pub mod drive;
 pub mod key;
 pub mod mailbox;
 pub mod mono;
+pub mod permit;
+pub mod reservation;
 
+pub use command::{Command, Outcome, Sequence, Step};
+pub use drive::drive;
 pub use key::{Beat, ClusterTag, Epoch, KeyFlags, MemberId, ReservationKey};
 pub use mailbox::{Foreign, Holder, Mailbox, MemberEntry};
 pub use mono::Mono;
+pub use permit::{Drain, PermitLost, WritePermit};
+pub use reservation::{
+    AbsenceEvidence, Claim, Expectation, FenceSequence, FenceUnverified, Limits, Registered,
+    StartRefused, StartSequence, Victim,
+};

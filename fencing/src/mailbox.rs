@@ -6,7 +6,7 @@ use nvme::reservation::Registrant;
 use nvme::{HostId, ReservationReport, ReservationType};
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterTag, MemberId, ReservationKey};
+use crate::{ClusterTag, Epoch, MemberId, ReservationKey};
 
 /// A registration of a member of our cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -110,6 +110,13 @@ impl Mailbox {
         self.members.iter().any(|m| m.key == key)
     }
 
+    /// The newest epoch that any member's key names; [`Epoch::ZERO`] without members. A claim must
+    /// be newer, or it may repeat the epoch of an attempt that failed halfway.
+    pub fn newest_epoch(&self) -> Epoch {
+        let epochs = self.members.iter().map(|m| m.key.epoch);
+        epochs.max().unwrap_or(Epoch::ZERO)
+    }
+
     /// The member that holds, if one does.
     pub fn holding_member(&self) -> Option<&MemberEntry> {
         match &self.holder {
@@ -151,7 +158,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Beat, Epoch, KeyFlags};
+    use crate::{Beat, KeyFlags};
 
     fn host(number: u8) -> HostId {
         HostId::from_bytes([number; 16])

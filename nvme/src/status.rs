@@ -2,9 +2,12 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Status code type and status code with the Do Not Retry bit, as in the upper 15 bits of a
 /// completion's last word: `SC` in bits 7:0, `SCT` in 10:8, `CRD` in 12:11, `M` in 13, `DNR` in 14.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Status(pub u16);
 
 impl Status {

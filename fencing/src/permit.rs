@@ -1,0 +1,173 @@
+//! The proof that this host alone may write to the volume.
+
+use nvme::{HostId, ReservationReport, ReservationType};
+use serde::{Deserialize, Serialize};
+
+use crate::{ClusterTag, Epoch, Holder, Mailbox, MemberId, Mono, ReservationKey};
+
+/// How it was proven that no command of an earlier owner can still reach the volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Drain {
+    /// The very preempt-and-abort that removed the holder's registration completed successfully.
+    Aborted {
+        /// The key that it removed.
+        victim: ReservationKey,
+    },
+    /// Time enough has passed for every old command to be over.
+    Waited {
+        /// Since when none can have been started.
+        since: Mono,
+    },
+    /// There never was an owner.
+    NeverOwned,
+}
+
+/// The right to mount the volume and to write to it, made from a verified reservation report only.
+///
+/// It has no public constructor and is not `Clone`: whoever holds one was handed it by a sequence.
+/// It proves what was true at `proven_at`; [`WritePermit::confirm`] proves it again.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[must_use = "a permit that nobody uses leaves the volume fenced and unserved"]
+pub struct WritePermit {
+    host: HostId,
+    key: ReservationKey,
+    proven_at: Mono,
+    generation: u32,
+    drain: Drain,
+}
+
+/// What a report must show before a permit is made, and whenever it is confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum PermitLost {
+    /// Nobody holds the reservation: anybody may write.
+    #[error(
+        "nobody holds the volume's reservation any more: stop PostgreSQL, unmount, and take over \
+         again only with proof that every earlier owner has stopped"
+    )]
+    ReservationAbsent,
+    /// Another host holds it, or several do, or the report names no holder.
+    #[error("the volume's reservation is no longer ours ({holder:?}): stop PostgreSQL and unmount")]
+    HeldByOther {
+        /// Who holds.
+        holder: Holder,
+    },
+    /// We hold, but of a type that lets others write.
+    #[error("the reservation's type is {found:?} instead of Write Exclusive: others may write")]
+    WrongType {
+        /// The type.
+        found: ReservationType,
+    },
+    /// Our host holds, under a key that is not this permit's.
+    #[error(
+        "this host holds the reservation for member {member}, epoch {epoch}, not for this permit: \
+         another process of this host took over"
+    )]
+    OtherIncarnation {
+        /// The member in the key.
+        member: MemberId,
+        /// The epoch in the key.
+        epoch: Epoch,
+    },
+    /// A preempted key is registered again, or still.
+    #[error("the preempted key {key} is still registered: the fence did not remove it")]
+    VictimRegistered {
+        /// The key.
+        key: ReservationKey,
+    },
+}
+
+impl WritePermit {
+    /// Verifies `mailbox` and makes the permit. `drain` is the other half of the proof.
+    pub(crate) fn prove(
+        mailbox: &Mailbox,
+        host: HostId,
+        key: ReservationKey,
+        preempted: &[ReservationKey],
+        drain: Drain,
+        now: Mono,
+    ) -> Result<Self, PermitLost> {
+        check_hold(mailbox, host, key)?;
+        if let Some(victim) = preempted.iter().find(|victim| mailbox.has_key(**victim)) {
+            return Err(PermitLost::VictimRegistered { key: *victim });
+        }
+        Ok(Self {
+            host,
+            key,
+            proven_at: now,
+            generation: mailbox.generation,
+            drain,
+        })
+    }
+
+    /// Checks against a fresh report that the permit still stands: this host holds, Write Exclusive,
+    /// for the same cluster, member and epoch. Flags and beat may have moved since, and a fenced host
+    /// may have registered again, even with its old key: it cannot write.
+    pub fn confirm(&self, report: &ReservationReport) -> Result<(), PermitLost> {
+        let mailbox = Mailbox::read(report, self.cluster());
+        check_hold(&mailbox, self.host, self.key)
+    }
+
+    /// The host that may write.
+    pub fn host(&self) -> HostId {
+        self.host
+    }
+
+    /// The key with which it held when this was proven.
+    pub fn key(&self) -> ReservationKey {
+        self.key
+    }
+
+    /// The cluster that owns the volume.
+    pub fn cluster(&self) -> ClusterTag {
+        self.key.cluster
+    }
+
+    /// The member that may write.
+    pub fn member(&self) -> MemberId {
+        self.key.member
+    }
+
+    /// The epoch of this ownership.
+    pub fn epoch(&self) -> Epoch {
+        self.key.epoch
+    }
+
+    /// When it was proven.
+    pub fn proven_at(&self) -> Mono {
+        self.proven_at
+    }
+
+    /// GEN of the report that proved it.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// How the earlier owners' commands were proven over.
+    pub fn drain(&self) -> Drain {
+        self.drain
+    }
+}
+
+fn check_hold(mailbox: &Mailbox, host: HostId, key: ReservationKey) -> Result<(), PermitLost> {
+    let held = match mailbox.holder {
+        Holder::Nobody => return Err(PermitLost::ReservationAbsent),
+        Holder::Member(entry) if entry.host == host => entry.key,
+        holder
+        @ (Holder::Member(_) | Holder::Foreign(_) | Holder::Several(_) | Holder::Missing) => {
+            return Err(PermitLost::HeldByOther { holder });
+        }
+    };
+    match mailbox.reservation {
+        Some(ReservationType::WriteExclusive) => {}
+        Some(found) => return Err(PermitLost::WrongType { found }),
+        None => return Err(PermitLost::ReservationAbsent),
+    }
+    if (held.cluster, held.member, held.epoch) == (key.cluster, key.member, key.epoch) {
+        Ok(())
+    } else {
+        Err(PermitLost::OtherIncarnation {
+            member: held.member,
+            epoch: held.epoch,
+        })
+    }
+}
