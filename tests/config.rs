@@ -112,18 +112,18 @@ const BAD: &[(&str, &str, &[&str])] = &[
     ),
     (
         "[lease]",
-        "[lease]\ntimeout = 2",
-        &["lease.timeout", "text in quotes"],
+        "[timings]\ndetection = 2\n[lease]",
+        &["timings.detection", "string"],
     ),
     (
         "[lease]",
-        "[lease]\ntimeout = \"2\"",
-        &["lease.timeout", "250ms"],
+        "[timings]\ndetection = \"2\"\n[lease]",
+        &["timings.detection", "250ms"],
     ),
     (
         "[lease]",
-        "[lease]\ntimeout = \"0s\"",
-        &["lease.timeout", "longer than zero"],
+        "[timings]\ndetection = \"500ms\"\n[lease]",
+        &["timings.detection", "4 × heartbeat"],
     ),
     (
         "[volume]",
@@ -306,6 +306,22 @@ fn an_empty_file_names_everything_that_is_missing() {
         assert_eq!(named, 1, "{setting} in {found:#?}");
     }
     assert_eq!(found.len(), 15, "{found:#?}");
+}
+
+#[test]
+fn every_wrong_timing_is_named() {
+    let text = GOOD.replace(
+        "[lease]",
+        "[timings]\ndetection = 2\nheartbeat = \"x\"\nheartbaet = \"1s\"\nmax_takeovers = \"a\"\n[lease]",
+    );
+    let found = problems(&text);
+    assert_eq!(found.len(), 4, "{found:#?}");
+    assert!(
+        found
+            .iter()
+            .any(|problem| problem.contains("did you mean heartbeat")),
+        "{found:#?}"
+    );
 }
 
 #[test]

@@ -143,12 +143,6 @@ fn members(config: &Config, note: &mut impl FnMut(&str, String)) {
             "port 0 would be another one at each start; choose a port".to_owned(),
         );
     }
-    if config.lease.timeout.is_zero() {
-        note(
-            "lease.timeout",
-            "must be longer than zero; the default is \"1s\"".to_owned(),
-        );
-    }
     for (index, member) in config.peer.members.iter().enumerate() {
         let setting = |field: &str| format!("peer.members[{index}].{field}");
         let before = &config.peer.members[..index];

@@ -6,16 +6,14 @@
 //! [`Config::load_for_run`].
 
 mod check;
-pub mod duration;
 mod endpoint;
 mod machine;
 mod read;
 mod reader;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use fencing::MemberId;
 use nvme::{HostId, HostIdentity, Nqn};
@@ -23,6 +21,8 @@ use serde::Serialize;
 
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use reader::Problem;
+
+use crate::decide::{self, Timings};
 
 /// Everything that one member must know. `toml::to_string` of it is a file that loads.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -45,6 +45,8 @@ pub struct Config {
     pub peer: Peer,
     /// The database.
     pub postgres: Postgres,
+    /// How long everything may take; proven to fit together.
+    pub timings: Timings,
     /// The record of decisions.
     pub journal: Journal,
     /// The socket for `baton status` and the other commands.
@@ -107,9 +109,6 @@ pub struct Lease {
     pub store: Store,
     /// The file; its directory exists and all members share it.
     pub path: PathBuf,
-    /// After this long without an answer the store counts as unreachable.
-    #[serde(serialize_with = "duration::serialize")]
-    pub timeout: Duration,
 }
 
 /// `[peer]`
@@ -248,6 +247,45 @@ impl Config {
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let (config, problems) = Self::examine_text(path, text)?;
         Self::accept(path, config, problems)
+    }
+
+    /// What of it the decisions rest on. The member with the lowest number may format a blank volume:
+    /// every member knows that without a further setting.
+    pub fn for_decisions(&self) -> decide::Config {
+        let others = self.peer.members.iter().map(|member| member.number);
+        let members: BTreeSet<_> = others.chain([self.number]).collect();
+        let bootstrap = members.first().copied().unwrap_or(self.number);
+        decide::Config {
+            member: self.number,
+            members,
+            bootstrap,
+            timings: self.timings.clone(),
+        }
+    }
+
+    /// The name of a member of this site; none for a number that nobody has.
+    pub fn name_of(&self, number: MemberId) -> Option<&str> {
+        if number == self.number {
+            return Some(&self.member);
+        }
+        let found = self
+            .peer
+            .members
+            .iter()
+            .find(|member| member.number == number);
+        found.map(|member| member.name.as_str())
+    }
+
+    /// The number of a member of this site; none for a name that nobody has.
+    pub fn number_of(&self, name: &str) -> Option<MemberId> {
+        if name == self.member {
+            return Some(self.number);
+        }
+        self.peer
+            .members
+            .iter()
+            .find(|member| member.name == name)
+            .map(|member| member.number)
     }
 
     /// The file that loads as this configuration.

@@ -5,22 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::path::{Component, PathBuf};
-use std::time::Duration;
 
 use fencing::MemberId;
 use nvme::{HostId, Nqn};
 use toml::{Table, Value};
 use uuid::Uuid;
 
-use super::duration::Human;
+use crate::decide::{InvalidTimings, TimingSettings, Timings, Violation};
+
 use super::reader::{Parsed, Problem, Section, Setting, Within};
 use super::{
     Config, Control, Journal, Lease, Peer, PeerMember, Postgres, Store, Transport, Volume,
 };
-
-/// A lease store that does not answer within this time counts as unreachable. Longer than any
-/// healthy local disk needs for one fsync, shorter than the detection of a silent member.
-const LEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// 16 MiB: with a line of some 2 kB for each change, weeks of an uneventful life.
 const JOURNAL_MAX_BYTES: u64 = 16 << 20;
@@ -38,6 +34,7 @@ pub(super) fn config(table: Table, problems: &mut Vec<Problem>) -> Option<Config
     let peer = top.section("peer", peer);
     let postgres = top.section("postgres", postgres);
     let runtime = runtime_dir.as_ref().map(|Absolute(path)| path.clone());
+    let timings = top.section("timings", timings);
     let journal = top.section("journal", journal);
     let control = top.section("control", |section| control(section, runtime));
     top.finish();
@@ -51,6 +48,7 @@ pub(super) fn config(table: Table, problems: &mut Vec<Problem>) -> Option<Config
         lease: lease?,
         peer: peer?,
         postgres: postgres?,
+        timings: timings?,
         journal: journal?,
         control: control?,
     })
@@ -81,11 +79,9 @@ fn volume(section: &mut Section<'_>) -> Option<Volume> {
 fn lease(section: &mut Section<'_>) -> Option<Lease> {
     let store = section.optional("store", Store::File);
     let path = section.required::<Absolute>("path", "\"/srv/baton/main.lease\"");
-    let timeout = section.optional("timeout", Parsed(Human(LEASE_TIMEOUT)));
     Some(Lease {
         store: store?,
         path: path?.0,
-        timeout: timeout?.0.0,
     })
 }
 
@@ -153,6 +149,44 @@ fn control(section: &mut Section<'_>, runtime_dir: Option<PathBuf>) -> Option<Co
         .join("control.sock");
     let socket = section.optional("socket", Absolute(default));
     Some(Control { socket: socket?.0 })
+}
+
+/// The settings are those of [`TimingSettings`], by its own serde: each one given is tried in the
+/// place of its default, so that every wrong one is named.
+fn timings(section: &mut Section<'_>) -> Option<Timings> {
+    let defaults = Table::try_from(TimingSettings::default()).ok()?;
+    let mut settings = Some(defaults.clone());
+    for name in defaults.keys() {
+        let Some(value) = section.take(name) else {
+            continue;
+        };
+        let mut one = defaults.clone();
+        one.insert(name.clone(), value.clone());
+        match one.try_into::<TimingSettings>() {
+            Ok(_) => {
+                settings.as_mut().map(|all| all.insert(name.clone(), value));
+            }
+            Err(error) => {
+                section.problem(name, error.message());
+                settings = None;
+            }
+        }
+    }
+    let settings = settings?.try_into::<TimingSettings>().ok()?;
+    Timings::new(settings)
+        .map_err(|InvalidTimings(violations)| {
+            for violation in violations {
+                section.problem(violation.setting, rule(&violation));
+            }
+        })
+        .ok()
+}
+
+/// A violated rule without the setting's name, which the problem carries itself.
+fn rule(violation: &Violation) -> String {
+    let text = violation.to_string();
+    let name = format!("timings.{} ", violation.setting);
+    text.strip_prefix(&name).map_or(text.clone(), str::to_owned)
 }
 
 /// A name of a cluster, site or member: it becomes a file name, a DNS label and a Kubernetes name.

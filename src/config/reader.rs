@@ -37,7 +37,7 @@ pub(super) struct Section<'p> {
     name: String,
     table: Table,
     /// Every name that was asked for, for the hint at a misspelt one.
-    known: BTreeSet<&'static str>,
+    known: BTreeSet<String>,
     problems: &'p mut Vec<Problem>,
 }
 
@@ -70,8 +70,9 @@ impl<'p> Section<'p> {
         });
     }
 
-    fn take(&mut self, setting: &'static str) -> Option<Value> {
-        self.known.insert(setting);
+    /// Takes the value as it is; none if it is not set.
+    pub fn take(&mut self, setting: &str) -> Option<Value> {
+        self.known.insert(setting.to_owned());
         self.table.remove(setting)
     }
 
@@ -189,7 +190,7 @@ impl<'p> Section<'p> {
             let nearest = self
                 .known
                 .iter()
-                .map(|known| (distance(known, setting), *known))
+                .map(|known| (distance(known, setting), known))
                 .min();
             let text = match nearest {
                 Some((0..=2, near)) => format!("unknown setting; did you mean {near}?"),
