@@ -14,6 +14,7 @@ pub mod command;
 pub mod drive;
 pub mod key;
 pub mod mailbox;
+pub mod model;
 pub mod mono;
 pub mod permit;
 pub mod reservation;
@@ -25,6 +26,6 @@ pub use mailbox::{Foreign, Holder, Mailbox, MemberEntry};
 pub use mono::Mono;
 pub use permit::{Drain, PermitLost, WritePermit};
 pub use reservation::{
-    AbsenceEvidence, Claim, Expectation, FenceSequence, FenceUnverified, Limits, Registered,
-    StartRefused, StartSequence, Victim,
+    AbsenceEvidence, Claim, Expectation, FenceSequence, FenceUnverified, Limits, OwnHold,
+    Registered, StartRefused, StartSequence, Victim,
 };

@@ -20,6 +20,8 @@ pub enum Drain {
     },
     /// There never was an owner.
     NeverOwned,
+    /// We were the owner, and our key said that everything was flushed and unmounted.
+    OwnClean,
 }
 
 /// The right to mount the volume and to write to it, made from a verified reservation report only.

@@ -80,11 +80,18 @@ pub enum Expectation {
     /// Nobody, and it is safe all the same.
     Nobody(AbsenceEvidence),
     /// Ourselves: after a restart, or after a take-over whose end was not seen.
-    Ourselves {
-        /// Since when no command of an earlier owner, or of an earlier process of this host, can
-        /// have been started: at the earliest when a report first showed us as the holder.
-        quiet_since: Mono,
-    },
+    Ourselves(OwnHold),
+}
+
+/// Why commands of the time before can do no harm although we hold already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OwnHold {
+    /// Our own key says `clean`: the last process flushed, unmounted and completed every command.
+    /// The sequence reads that itself, before it replaces the key.
+    Clean,
+    /// No command of an earlier owner, or of an earlier process of this host, can have been started
+    /// since then: at the earliest when a report first showed us as the holder.
+    QuietSince(Mono),
 }
 
 impl std::fmt::Display for Expectation {
@@ -92,7 +99,7 @@ impl std::fmt::Display for Expectation {
         match self {
             Self::Holder(victim) => write!(f, "{victim} to hold"),
             Self::Nobody(_) => f.write_str("nobody to hold"),
-            Self::Ourselves { .. } => f.write_str("ourselves to hold"),
+            Self::Ourselves(_) => f.write_str("ourselves to hold"),
         }
     }
 }

@@ -28,10 +28,10 @@ use nvme::ReservationType;
 use nvme::reservation::ChangePersistence;
 
 use super::{AbsenceEvidence, Claim, Expectation, Failure, FenceUnverified};
-use super::{Limits, Trouble, Victim};
+use super::{Limits, OwnHold, Trouble, Victim};
 use crate::permit::Drain;
 use crate::{
-    Command, Epoch, Holder, Mailbox, MemberEntry, Mono, Outcome, ReservationKey, Sequence, Step,
+    Command, Holder, Mailbox, MemberEntry, Mono, Outcome, ReservationKey, Sequence, Step,
     WritePermit,
 };
 
@@ -56,6 +56,8 @@ pub struct FenceSequence {
     gap: bool,
     /// When a report first showed us as the holder, without interruption since.
     held_since: Option<Mono>,
+    /// Whether our key said `clean` when this sequence first read it.
+    own_clean: Option<bool>,
     /// When our beat is due, during a wait.
     beat_due: Option<Mono>,
     attempts: u32,
@@ -111,6 +113,7 @@ impl FenceSequence {
             removed: None,
             gap: false,
             held_since: None,
+            own_clean: None,
             beat_due: None,
             attempts: 0,
             troubles: 0,
@@ -196,6 +199,7 @@ impl FenceSequence {
             return Err(FenceUnverified::NotPersistent);
         }
         let own = self.own_key(mailbox)?;
+        self.own_clean.get_or_insert(own.flags.clean);
         match mailbox.holder {
             Holder::Nobody => self.when_nobody_holds(mailbox, own, now),
             Holder::Member(entry) if entry.host == self.claim.host => {
@@ -241,7 +245,7 @@ impl FenceSequence {
         self.held_since = None;
         match self.expectation {
             Expectation::Holder(victim) if victim == Victim::of(holder) => {}
-            Expectation::Holder(_) | Expectation::Nobody(_) | Expectation::Ourselves { .. } => {
+            Expectation::Holder(_) | Expectation::Nobody(_) | Expectation::Ourselves(_) => {
                 return Err(self.unexpected(mailbox));
             }
         }
@@ -263,14 +267,14 @@ impl FenceSequence {
             // it: whoever was fenced earlier may have begun to write meanwhile.
             Expectation::Holder(_) if self.gap || self.removed.is_some() => self.gap = true,
             Expectation::Nobody(AbsenceEvidence::NeverOwned) => {
-                let owned =
-                    |m: &&MemberEntry| m.key.epoch > Epoch::ZERO && m.host != self.claim.host;
+                // A standby's key may already name the epoch that we claim, from the lease.
+                let owned = |m: &&MemberEntry| m.key.epoch > self.claim.epoch;
                 if let Some(entry) = mailbox.members.iter().find(owned) {
                     return Err(FenceUnverified::OwnedBefore { entry: *entry });
                 }
             }
             Expectation::Nobody(_) => {}
-            expected @ (Expectation::Holder(_) | Expectation::Ourselves { .. }) => {
+            expected @ (Expectation::Holder(_) | Expectation::Ourselves(_)) => {
                 return Err(FenceUnverified::ReservationAbsent { expected });
             }
         }
@@ -286,13 +290,13 @@ impl FenceSequence {
 
     fn when_we_hold(&mut self, mailbox: &Mailbox, own: ReservationKey, now: Mono) -> Judged {
         match self.expectation {
-            Expectation::Ourselves { .. } if own.epoch > self.claim.epoch => {
+            Expectation::Ourselves(_) if own.epoch > self.claim.epoch => {
                 return Err(FenceUnverified::EpochNotNewer {
                     claimed: self.claim.epoch,
                     holder: own.epoch,
                 });
             }
-            Expectation::Ourselves { .. } => {}
+            Expectation::Ourselves(_) => {}
             // We hold without having done anything: another take-over of ours ended unseen.
             Expectation::Holder(_) | Expectation::Nobody(_) if self.attempts == 0 => {
                 return Err(self.unexpected(mailbox));
@@ -330,7 +334,11 @@ impl FenceSequence {
             (Expectation::Nobody(AbsenceEvidence::NeverOwned), _) => return Drain::NeverOwned,
             (Expectation::Nobody(AbsenceEvidence::EveryOwnerStopped { since }), _) => since,
             (Expectation::Nobody(AbsenceEvidence::LastOwnerOurselves { quiet_since }), _)
-            | (Expectation::Ourselves { quiet_since }, _) => quiet_since,
+            | (Expectation::Ourselves(OwnHold::QuietSince(quiet_since)), _) => quiet_since,
+            (Expectation::Ourselves(OwnHold::Clean), _) => match self.own_clean {
+                Some(true) => return Drain::OwnClean,
+                Some(false) | None => held_since,
+            },
             (Expectation::Holder(_), _)
             | (Expectation::Nobody(AbsenceEvidence::OperatorsWord), _) => held_since,
         };
@@ -340,7 +348,7 @@ impl FenceSequence {
     /// When all old commands are over: those of earlier owners, and of our own former controllers.
     fn drained_at(&self, drain: Drain) -> Result<Mono, FenceUnverified> {
         let owners = match drain {
-            Drain::Aborted { .. } | Drain::NeverOwned => None,
+            Drain::Aborted { .. } | Drain::NeverOwned | Drain::OwnClean => None,
             Drain::Waited { since } => Some(since),
         };
         match (

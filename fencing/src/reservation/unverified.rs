@@ -127,6 +127,27 @@ pub enum FenceUnverified {
     Ended,
 }
 
+impl FenceUnverified {
+    /// Whether the volume's owner is another, or says something else, than the decision saw: nothing
+    /// went wrong, a race was lost, and the decision must be taken anew.
+    pub fn is_lost_race(&self) -> bool {
+        match self {
+            Self::UnexpectedHolder { .. } | Self::EpochNotNewer { .. } => true,
+            Self::NotHeld(lost) => matches!(lost, PermitLost::HeldByOther { .. }),
+            Self::VictimOnOwnHost { .. }
+            | Self::NotPersistent
+            | Self::NotRegistered { .. }
+            | Self::RegisteredAsAnother { .. }
+            | Self::UnexpectedType { .. }
+            | Self::ReservationAbsent { .. }
+            | Self::OwnedBefore { .. }
+            | Self::NoDrainBound
+            | Self::OutOfTime { .. }
+            | Self::Ended => false,
+        }
+    }
+}
+
 /// What can go wrong on the way and be tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Trouble {
