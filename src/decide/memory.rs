@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 
 use fencing::{Epoch, KeyFlags, MemberId, Mono};
+use nvme::HostId;
 use serde::{Deserialize, Serialize};
 
 use super::action::{Victim, Work};
-use super::observation::{
-    HandoverCause, Heartbeat, Incarnation, LeaseVersion, RequestId, RoleName, StepId,
-};
+use super::observation::{HandoverCause, Heartbeat, LeaseVersion, RequestId, RoleName, StepId};
 use super::reason::{Evidence, Reason};
 
 /// The memory. A process starts with [`Memory::default`].
@@ -56,6 +55,19 @@ pub struct Memory {
     pub routed: Option<Routed>,
     /// An operator's word that every earlier owner is stopped: when it was given.
     pub owners_stopped: Option<Mono>,
+    /// An operator's switchover that is on its way.
+    pub switching: Option<Switching>,
+}
+
+/// An operator's switchover that is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switching {
+    /// The request to answer.
+    pub request: RequestId,
+    /// The epoch that is given up.
+    pub epoch: Epoch,
+    /// When the other member was seen to hold; `None` before.
+    pub taken: Option<Mono>,
 }
 
 /// The role of a member, with everything that its phase needs.
@@ -82,8 +94,6 @@ pub enum Role {
         epoch: Epoch,
         /// `FS_IOC_SHUTDOWN` was done.
         shut: bool,
-        /// An operator's switchover that waits for the new owner to serve.
-        request: Option<RequestId>,
     },
     /// Goes away: only to unregister is left.
     Leaving,
@@ -152,8 +162,6 @@ pub struct Ownership {
     pub epoch: Epoch,
     /// When the hold was proven: older reports say nothing about it.
     pub proven_at: Mono,
-    /// PostgreSQL is being started again.
-    pub restarting: bool,
 }
 
 /// A handover on its way.
@@ -167,10 +175,10 @@ pub struct Handover {
     pub to: Option<MemberId>,
     /// Why.
     pub cause: HandoverCause,
-    /// The operator's request to answer.
-    pub request: Option<RequestId>,
     /// Where it is.
-    pub phase: HandoverStage,
+    pub stage: HandoverStage,
+    /// How many times this stage's step has failed.
+    pub failures: u8,
     /// When it became clean.
     pub clean_since: Option<Mono>,
 }
@@ -225,20 +233,27 @@ pub struct Registered {
 /// What was seen of the members' signs of life, by this member's own clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watch {
-    /// Each member's key on the volume.
-    pub keys: BTreeMap<MemberId, Track<u64>>,
-    /// When the mailbox was first and last read without a gap between.
+    /// Each host's key on the volume.
+    pub keys: BTreeMap<HostId, Track<u64>>,
+    /// The reads of the mailbox without a gap between; `None` while it is unknown.
     pub mailbox: Option<Span>,
-    /// The lease record.
+    /// The lease record's version.
     pub lease: Option<Track<Option<LeaseVersion>>>,
-    /// When the lease was first and last read without a gap between.
+    /// The reads of the lease without a gap between; `None` while it is unknown.
     pub lease_read: Option<Span>,
+    /// The newest successful read of the lease.
+    pub lease_last: Option<Mono>,
     /// The newest heartbeat of each peer in which it spoke as an owner that gets on.
     pub alive: BTreeMap<MemberId, Mono>,
-    /// Each peer's newest heartbeat.
-    pub heard: BTreeMap<MemberId, Track<(Incarnation, u64)>>,
-    /// Since when the volume's reservation names this owner (member, epoch, clean).
-    pub owner: Option<Track<Option<(MemberId, Epoch, bool)>>>,
+    /// The owner that the reservation or the owner itself names, with its epoch and whether it is
+    /// clean.
+    pub owner: Option<Track<(MemberId, Epoch, bool)>>,
+    /// Which owner was seen to be clean, by its key or its heartbeat.
+    pub clean: Option<Track<(MemberId, Epoch)>>,
+    /// After a fence that failed: only a report that began later says who holds.
+    pub read_after: Mono,
+    /// The volume was seen to hold a database, whatever the lease says.
+    pub in_service: bool,
 }
 
 /// A value and since when it has been unchanged.
@@ -248,8 +263,6 @@ pub struct Track<T> {
     pub value: T,
     /// When it was first seen.
     pub since: Mono,
-    /// Whether it was ever seen to change: a key that was only found says nothing about life.
-    pub moved: bool,
 }
 
 /// A time in which a channel was read again and again without a gap.
@@ -315,6 +328,7 @@ impl Default for Memory {
             lease_written: None,
             routed: None,
             owners_stopped: None,
+            switching: None,
         }
     }
 }

@@ -1,11 +1,22 @@
 //! The pure core: what one member does next. No tokio, nix, clock or randomness; time comes in as an
 //! argument. The same [`decide`] runs in production, in the simulation and in `baton replay`.
 
+mod absence;
 pub mod action;
+mod active;
+mod chores;
+mod handover;
+mod hold;
 pub mod memory;
 pub mod observation;
 pub mod reason;
+mod requests;
+mod returning;
+mod standby;
+mod takeover;
 pub mod timings;
+mod turn;
+mod watch;
 
 use std::collections::BTreeSet;
 
@@ -13,7 +24,7 @@ use fencing::{MemberId, Mono};
 use serde::{Deserialize, Serialize};
 
 pub use action::{AbsenceEvidence, Action, Step, StopMode, Victim, Work};
-pub use memory::Memory;
+pub use memory::{Memory, Role};
 pub use observation::{
     Answer, Ask, Custody, Device, Finished, HandoverCause, HandoverNotice, HandoverPhase, Heard,
     Heartbeat, Incarnation, Lease, LeaseRecord, LeaseVersion, Life, Local, Mount, Observation,
@@ -21,6 +32,8 @@ pub use observation::{
     VolumeFacts,
 };
 pub use reason::{Evidence, Reason};
+use turn::{Next, Turn};
+
 pub use timings::{InvalidTimings, TimingSettings, Timings, Violation};
 
 /// What of a member's configuration its decisions rest on.
@@ -61,15 +74,86 @@ pub struct Decision {
     pub wake: Mono,
 }
 
+/// How often a role may change within one decision. Each change leads on, so a few are enough; the
+/// bound keeps a mistake from becoming an endless loop.
+const CHANGES: usize = 8;
+
 /// What a member does next: a pure function of what it sees and remembers.
 ///
 /// Call it on every event and at [`Decision::wake`]; keep the returned memory for the next call.
 pub fn decide(config: &Config, memory: &Memory, observation: &Observation, now: Mono) -> Decision {
-    let _ = observation;
-    Decision {
+    let mut turn = Turn {
+        config,
+        seen: observation,
+        now,
         memory: memory.clone(),
         actions: Vec::new(),
-        reason: Reason::CleaningUp,
         wake: now + config.timings.observe,
+        ended: None,
+        began: false,
+    };
+    turn.watch();
+    turn.settle();
+    let mut reason = Reason::CleaningUp;
+    for _ in 0..CHANGES {
+        match turn.role() {
+            Next::Wait(why) => {
+                reason = why;
+                break;
+            }
+            Next::Again => {}
+        }
+    }
+    turn.requests();
+    turn.chores();
+    let Turn {
+        memory,
+        actions,
+        wake,
+        ..
+    } = turn;
+    Decision {
+        memory,
+        actions,
+        reason,
+        wake,
+    }
+}
+
+impl Turn<'_> {
+    /// Finds out whether the step that was ordered has ended.
+    fn settle(&mut self) {
+        let Some(issued) = self.memory.issued.take() else {
+            return;
+        };
+        let running = self
+            .seen
+            .running
+            .is_some_and(|running| running.id == issued.id);
+        match &self.seen.finished {
+            Some(finished) if finished.id == issued.id => {
+                self.ended = Some((issued.work, finished.outcome.clone()));
+            }
+            // The executor does not know it (any more): its outcome is unknown.
+            Some(_) | None
+                if !running && self.now > issued.deadline + self.config.timings.command =>
+            {
+                self.ended = Some((issued.work, Outcome::Overdue));
+            }
+            Some(_) | None => self.memory.issued = Some(issued),
+        }
+    }
+
+    fn role(&mut self) -> Next {
+        match self.memory.role.clone() {
+            Role::Joining { shut } => self.join(shut),
+            Role::Standby => self.standby(),
+            Role::TakingOver(takeover) => self.take_over(takeover),
+            Role::Active(own) => self.active(own),
+            Role::HandingOver(handover) => self.handing_over(handover),
+            Role::Returning { why, epoch, shut } => self.come_back(why, epoch, shut),
+            Role::Leaving => self.leave(),
+            Role::Stopped => self.stopped(),
+        }
     }
 }

@@ -1,0 +1,206 @@
+//! Signs of life: which channel moved when, by this member's own clock, and what silence is.
+//!
+//! Only the holder's own signs count, and only reading that had no gap proves a silence.
+
+use fencing::{Holder, Mailbox, MemberEntry, Mono};
+
+use super::memory::{Span, Track};
+use super::observation::{Custody, Heartbeat, LeaseVersion, Seen};
+use super::turn::Turn;
+
+impl Turn<'_> {
+    /// Takes in what was seen. First thing in every decision.
+    pub(super) fn watch(&mut self) {
+        self.notice_own_gap();
+        self.watch_mailbox();
+        self.watch_lease();
+        self.watch_peers();
+        self.forget_the_past();
+    }
+
+    /// A member that did not look for a while knows nothing about that while.
+    fn notice_own_gap(&mut self) {
+        let gap = self.timings().sample_gap;
+        let frozen = self
+            .memory
+            .looked
+            .is_none_or(|looked| self.now.since(looked) > gap);
+        if frozen {
+            self.memory.awake_since = self.now;
+            self.refresh(true, true);
+        }
+        self.memory.looked = Some(self.now);
+    }
+
+    fn watch_mailbox(&mut self) {
+        let gap = self.timings().sample_gap;
+        let Seen::Known { value, at } = &self.seen.mailbox else {
+            self.memory.watch.mailbox = None;
+            return;
+        };
+        if !lengthen(&mut self.memory.watch.mailbox, *at, gap) {
+            return;
+        }
+        let keys = &mut self.memory.watch.keys;
+        keys.retain(|host, _| value.of_host(*host).is_some());
+        for entry in &value.members {
+            let raw = entry.key.pack();
+            let track = keys.entry(entry.host).or_insert(Track {
+                value: raw,
+                since: *at,
+            });
+            if track.value != raw {
+                *track = Track {
+                    value: raw,
+                    since: *at,
+                };
+            }
+        }
+        self.watch_registration(value, *at);
+        if let Holder::Member(holder) = value.holder {
+            let owner = (holder.key.member, holder.key.epoch, holder.key.flags.clean);
+            self.memory.newest = self.memory.newest.max(holder.key.epoch);
+            if self
+                .memory
+                .watch
+                .owner
+                .is_none_or(|track| track.value != owner)
+            {
+                self.memory.watch.owner = Some(Track {
+                    value: owner,
+                    since: *at,
+                });
+            }
+        } else {
+            self.memory.watch.owner = None;
+        }
+    }
+
+    /// A registration that a later report does not show is lost.
+    fn watch_registration(&mut self, mailbox: &Mailbox, at: Mono) {
+        let host = self.seen.local.host;
+        let gone = mailbox.of_host(host).is_none();
+        if gone
+            && self
+                .memory
+                .registered
+                .is_some_and(|registered| at > registered.at)
+        {
+            self.memory.registered = None;
+        }
+    }
+
+    fn watch_lease(&mut self) {
+        let gap = self.timings().sample_gap;
+        let Seen::Known { value, at } = &self.seen.lease else {
+            self.memory.watch.lease_read = None;
+            return;
+        };
+        if !lengthen(&mut self.memory.watch.lease_read, *at, gap) {
+            return;
+        }
+        let watch = &mut self.memory.watch;
+        watch.lease_last = Some(*at);
+        let version: Option<LeaseVersion> = value.as_ref().map(|lease| lease.version.clone());
+        if watch
+            .lease
+            .as_ref()
+            .is_none_or(|track| track.value != version)
+        {
+            watch.lease = Some(Track {
+                value: version,
+                since: *at,
+            });
+        }
+        if let Some(lease) = value {
+            self.memory.newest = self
+                .memory
+                .newest
+                .max(lease.record.epoch)
+                .max(lease.record.newest);
+            self.memory.paused = lease.record.paused;
+        }
+    }
+
+    fn watch_peers(&mut self) {
+        for (member, seen) in &self.seen.peers {
+            let Some((heartbeat, at)) = seen.known_at() else {
+                continue;
+            };
+            self.memory.newest = self.memory.newest.max(heartbeat.epoch);
+            if speaks_as_owner(heartbeat) {
+                self.memory.watch.alive.insert(*member, at);
+            }
+        }
+    }
+
+    fn forget_the_past(&mut self) {
+        let (now, timings) = (self.now, self.timings());
+        self.memory
+            .takeovers
+            .retain(|at| !at.elapsed(timings.takeover_window, now));
+        self.memory
+            .restarts
+            .retain(|at| !at.elapsed(timings.restart_window, now));
+    }
+
+    /// The owner's last sign of life on any channel; at the earliest the beginning of the watch.
+    pub(super) fn last_sign(&self, owner: &MemberEntry) -> Mono {
+        let watch = &self.memory.watch;
+        let member = owner.key.member;
+        let storage = watch.keys.get(&owner.host).map(|track| track.since);
+        let leased = self.seen.lease.known().and_then(Option::as_ref);
+        let lease = leased
+            .filter(|lease| lease.record.holder == Some(member))
+            .and_then(|_| watch.lease.as_ref())
+            .map(|track| track.since);
+        let peer = watch.alive.get(&member).copied();
+        [storage, lease, peer]
+            .into_iter()
+            .flatten()
+            .fold(self.memory.awake_since, Mono::max)
+    }
+
+    /// Since when some channel that does not depend on the peers has been read without a gap.
+    pub(super) fn read_since(&self) -> Option<Mono> {
+        let timings = self.timings();
+        let fresh = |span: &Span| !span.last.elapsed(timings.sample_gap, self.now);
+        let storage = self.memory.watch.mailbox.filter(|_| timings.storage_beats);
+        [storage, self.memory.watch.lease_read]
+            .into_iter()
+            .flatten()
+            .filter(fresh)
+            .map(|span| span.since.max(self.memory.awake_since))
+            .min()
+    }
+
+    /// Whether the key of this host has moved within the detection.
+    pub(super) fn key_moves(&self, entry: &MemberEntry) -> bool {
+        let detection = self.timings().detection;
+        let track = self.memory.watch.keys.get(&entry.host);
+        track.is_some_and(|track| !track.since.elapsed(detection, self.now))
+    }
+}
+
+/// Whether this heartbeat is a sign of life of an owner that gets on.
+fn speaks_as_owner(heartbeat: &Heartbeat) -> bool {
+    heartbeat.custody == Custody::Held && !heartbeat.stuck
+}
+
+/// Adds a read to the span, or begins a new one after a gap. Whether the read was a new one.
+fn lengthen(span: &mut Option<Span>, at: Mono, gap: std::time::Duration) -> bool {
+    match span {
+        Some(span) if at < span.last => false,
+        Some(span) if at.since(span.last) <= gap => {
+            span.last = at;
+            true
+        }
+        Some(_) | None => {
+            *span = Some(Span {
+                since: at,
+                last: at,
+            });
+            true
+        }
+    }
+}
