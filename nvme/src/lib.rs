@@ -13,6 +13,7 @@ pub mod error;
 pub mod fabrics;
 pub mod identify;
 pub mod identity;
+pub mod initiator;
 pub mod log_page;
 #[cfg(test)]
 mod memory;
