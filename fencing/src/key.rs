@@ -163,7 +163,12 @@ pub struct KeyFlags {
     pub ready: bool,
     /// This member reaches the lease store.
     pub reachable: bool,
-    /// Five bits of later versions: kept, never interpreted.
+    /// This member claims the volume, and it is not proven that earlier owners' commands are over.
+    /// Set and cleared by the fence alone: who preempts a draining holder has not thereby drained
+    /// the one before.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub draining: bool,
+    /// Four bits of later versions: kept, never interpreted.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub reserved: u8,
 }
@@ -172,24 +177,31 @@ fn is_zero(bits: &u8) -> bool {
     *bits == 0
 }
 
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
 impl KeyFlags {
     /// Nothing said.
     pub const NONE: Self = Self {
         clean: false,
         ready: false,
         reachable: false,
+        draining: false,
         reserved: 0,
     };
     const CLEAN: u8 = 1;
     const READY: u8 = 2;
     const REACHABLE: u8 = 4;
-    const RESERVED_SHIFT: u32 = 3;
+    const DRAINING: u8 = 8;
+    const RESERVED_SHIFT: u32 = 4;
 
     /// As the key's eight bits.
     pub const fn bits(self) -> u8 {
         (if self.clean { Self::CLEAN } else { 0 })
             | (if self.ready { Self::READY } else { 0 })
             | (if self.reachable { Self::REACHABLE } else { 0 })
+            | (if self.draining { Self::DRAINING } else { 0 })
             | (self.reserved << Self::RESERVED_SHIFT)
     }
 
@@ -199,6 +211,7 @@ impl KeyFlags {
             clean: bits & Self::CLEAN != 0,
             ready: bits & Self::READY != 0,
             reachable: bits & Self::REACHABLE != 0,
+            draining: bits & Self::DRAINING != 0,
             reserved: bits >> Self::RESERVED_SHIFT,
         }
     }
@@ -210,6 +223,7 @@ impl fmt::Display for KeyFlags {
             (self.clean, "clean"),
             (self.ready, "ready"),
             (self.reachable, "reachable"),
+            (self.draining, "draining"),
         ];
         let said: Vec<_> = words.iter().filter(|w| w.0).map(|w| w.1).collect();
         f.write_str(if said.is_empty() { "-" } else { "" })?;
@@ -328,11 +342,25 @@ impl ReservationKey {
         })
     }
 
-    /// The key of this member's next beat.
+    /// The key of this member's next beat, saying the same.
     pub const fn beaten(self) -> Self {
         Self {
             beat: self.beat.next(),
             ..self
+        }
+    }
+
+    /// The key of this member's next beat, saying something new: every beat must be made by this.
+    /// `draining` stays as it is, whatever `flags` has: were it lost before the fence is proven,
+    /// another member would take this one's hold for a proof that the owner before is drained.
+    pub const fn saying(self, epoch: Epoch, flags: KeyFlags) -> Self {
+        Self {
+            epoch,
+            flags: KeyFlags {
+                draining: self.flags.draining,
+                ..flags
+            },
+            ..self.beaten()
         }
     }
 }

@@ -101,6 +101,11 @@ impl WritePermit {
         })
     }
 
+    /// The holder's key was replaced since, and says that the fence is proven.
+    pub(crate) fn under_key(self, key: ReservationKey) -> Self {
+        Self { key, ..self }
+    }
+
     /// Checks against a fresh report that the permit still stands: this host holds, Write Exclusive,
     /// for the same cluster, member and epoch. Flags and beat may have moved since, and a fenced host
     /// may have registered again, even with its old key: it cannot write.
@@ -114,7 +119,8 @@ impl WritePermit {
         self.host
     }
 
-    /// The key with which it held when this was proven.
+    /// The key with which it held when this was proven, or the one that said so right after. If the
+    /// reply to the latter was lost, the registered key is one beat further.
     pub fn key(&self) -> ReservationKey {
         self.key
     }

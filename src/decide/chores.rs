@@ -28,7 +28,7 @@ impl Turn<'_> {
             clean: false,
             ready: self.ready() && !self.failed_lately(),
             reachable: self.lease().is_some(),
-            reserved: 0,
+            ..KeyFlags::NONE
         }
     }
 

@@ -21,6 +21,10 @@
 //! that no earlier command of unknown outcome has named ("fresh"): such a command, should it still be
 //! under way, then ends in a conflict. So when a report that follows the replacement shows the victim
 //! as the holder, no command of ours can remove it but the next one.
+//!
+//! And the victim may itself have been in the middle of a take-over, with its own victim not drained.
+//! Our key says `draining` from before the first preempt until the proof; whoever preempts a holder
+//! whose key says so has to wait.
 
 use std::time::Duration;
 
@@ -31,7 +35,7 @@ use super::{AbsenceEvidence, Claim, Expectation, Failure, FenceUnverified};
 use super::{Limits, OwnHold, Trouble, Victim};
 use crate::permit::Drain;
 use crate::{
-    Command, Holder, Mailbox, MemberEntry, Mono, Outcome, ReservationKey, Sequence, Step,
+    Command, Holder, KeyFlags, Mailbox, MemberEntry, Mono, Outcome, ReservationKey, Sequence, Step,
     WritePermit,
 };
 
@@ -58,6 +62,8 @@ pub struct FenceSequence {
     held_since: Option<Mono>,
     /// Whether our key said `clean` when this sequence first read it.
     own_clean: Option<bool>,
+    /// The proof, while our key is being told so.
+    permit: Option<WritePermit>,
     /// When our beat is due, during a wait.
     beat_due: Option<Mono>,
     attempts: u32,
@@ -114,6 +120,7 @@ impl FenceSequence {
             gap: false,
             held_since: None,
             own_clean: None,
+            permit: None,
             beat_due: None,
             attempts: 0,
             troubles: 0,
@@ -141,6 +148,13 @@ impl FenceSequence {
     }
 
     fn absorb(&mut self, command: Command, outcome: Outcome, now: Mono) -> Judged {
+        if let Some(permit) = self.permit.take() {
+            self.state = State::Ended;
+            return Ok(Step::Proven(match (command, outcome) {
+                (Command::Replace { new, .. }, Outcome::Done) => permit.under_key(new),
+                _ => permit,
+            }));
+        }
         match (command, outcome) {
             (Command::Report, Outcome::Report(report)) => {
                 let mailbox = Mailbox::read(&report, self.claim.cluster);
@@ -199,7 +213,8 @@ impl FenceSequence {
             return Err(FenceUnverified::NotPersistent);
         }
         let own = self.own_key(mailbox)?;
-        self.own_clean.get_or_insert(own.flags.clean);
+        self.own_clean
+            .get_or_insert(own.flags.clean && !own.flags.draining);
         match mailbox.holder {
             Holder::Nobody => self.when_nobody_holds(mailbox, own, now),
             Holder::Member(entry) if entry.host == self.claim.host => {
@@ -319,8 +334,7 @@ impl FenceSequence {
             _ => {
                 let permit =
                     WritePermit::prove(mailbox, self.claim.host, own, &self.preempted, drain, now)?;
-                self.state = State::Ended;
-                Ok(Step::Proven(permit))
+                Ok(self.settle(permit, own, now))
             }
         }
     }
@@ -328,7 +342,7 @@ impl FenceSequence {
     /// What shows that earlier owners' commands are over.
     fn drain(&self, held_since: Mono) -> Drain {
         let since = match (self.expectation, self.removed) {
-            (Expectation::Holder(_), Some(victim)) if !self.gap => {
+            (Expectation::Holder(_), Some(victim)) if !self.gap && !victim.flags.draining => {
                 return Drain::Aborted { victim };
             }
             (Expectation::Nobody(AbsenceEvidence::NeverOwned), _) => return Drain::NeverOwned,
@@ -379,6 +393,19 @@ impl FenceSequence {
         Ok(Step::WaitUntil(until))
     }
 
+    /// Takes `draining` from our key. The proof stands whatever becomes of that: a key that goes on
+    /// saying so costs the next owner a wait.
+    fn settle(&mut self, permit: WritePermit, own: ReservationKey, now: Mono) -> Step {
+        if now >= self.deadline {
+            self.state = State::Ended;
+            return Step::Proven(permit);
+        }
+        let command = self.replacement(own, false);
+        self.permit = Some(permit);
+        self.state = State::Sent(command);
+        Step::Send(command)
+    }
+
     fn still_registered(&self, mailbox: &Mailbox) -> Option<ReservationKey> {
         let mut keys = self.preempted.iter().copied();
         keys.find(|key| mailbox.has_key(*key))
@@ -411,19 +438,25 @@ impl FenceSequence {
     }
 
     fn replace(&mut self, own: ReservationKey, now: Mono) -> Judged {
+        self.send(self.replacement(own, true), now)
+    }
+
+    fn replacement(&self, own: ReservationKey, draining: bool) -> Command {
         let new = ReservationKey {
             cluster: self.claim.cluster,
             member: self.claim.member,
             epoch: self.claim.epoch,
-            flags: self.claim.flags,
+            flags: KeyFlags {
+                draining,
+                ..self.claim.flags
+            },
             beat: own.beat.next(),
         };
-        let command = Command::Replace {
+        Command::Replace {
             current: own,
             new,
             persistence: ChangePersistence::Unchanged,
-        };
-        self.send(command, now)
+        }
     }
 
     fn preempt(&mut self, own: ReservationKey, victim: ReservationKey, now: Mono) -> Judged {

@@ -202,11 +202,14 @@ impl StartSequence {
         }
         let mut new = self.key(KeyFlags::NONE, entry.key.beat.next());
         // A holder's epoch names its ownership and stays; a standby's only ever grows.
-        new.epoch = if entry.holder {
-            entry.key.epoch
+        // The same goes for what the holder's key says of the volume.
+        if entry.holder {
+            new.epoch = entry.key.epoch;
+            new.flags.clean = entry.key.flags.clean;
+            new.flags.draining = entry.key.flags.draining;
         } else {
-            entry.key.epoch.max(self.claim.epoch)
-        };
+            new.epoch = entry.key.epoch.max(self.claim.epoch);
+        }
         self.replaced.get_or_insert(entry.key);
         self.ours = Some(new);
         let command = Command::Replace {
