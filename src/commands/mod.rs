@@ -6,6 +6,7 @@
 
 use std::process::ExitCode;
 
+pub mod bridge;
 pub mod drill;
 pub mod run;
 
@@ -31,6 +32,8 @@ macro_rules! subcommands {
 }
 
 subcommands! {
+    #[command(hide = true)]
+    Bridge = bridge,
     Drill = drill,
     Run = run,
 }
