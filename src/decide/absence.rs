@@ -1,7 +1,7 @@
 //! Nobody holds the reservation: the first start, or a target that forgot. Absence is danger; what
 //! permits an acquire nevertheless is said at [`AbsenceEvidence`].
 
-use fencing::MemberId;
+use fencing::{MemberId, Mono};
 
 use super::action::{AbsenceEvidence, Victim};
 use super::memory::Registered;
@@ -11,7 +11,7 @@ use super::turn::{Next, Turn};
 
 impl Turn<'_> {
     pub(super) fn weigh_absence(&mut self) -> Next {
-        let Some(registered) = self.memory.registered else {
+        let Some(registered) = self.memory.watch.absent else {
             return Next::Wait(Reason::Registering);
         };
         if let Some(wait) = self.absence_claimed_by_another() {
@@ -33,15 +33,32 @@ impl Turn<'_> {
             .find(|peer| !self.proven_stopped(*peer, &registered))
         {
             Some(unproven) => Next::Wait(Reason::ReservationAbsent { unproven }),
-            None => self.acquire(
-                Evidence::EveryOwnerStopped,
-                AbsenceEvidence::EveryOwnerStopped,
-            ),
+            None => {
+                let since = self.quiet_since();
+                let evidence = AbsenceEvidence::EveryOwnerStopped { since };
+                self.acquire(Evidence::EveryOwnerStopped, evidence)
+            }
         }
     }
 
     fn acquire(&mut self, evidence: Evidence, absence: AbsenceEvidence) -> Next {
         self.take_over_when_allowed(evidence, Victim::Nobody(absence))
+    }
+
+    /// Since when every peer is known to have nothing of the volume.
+    fn quiet_since(&self) -> Mono {
+        let since = |peer| {
+            self.memory
+                .watch
+                .nothing
+                .get(&peer)
+                .copied()
+                .unwrap_or(self.now)
+        };
+        self.config
+            .peers()
+            .map(since)
+            .fold(self.memory.cleaned, Mono::max)
     }
 
     /// The lease store answers, and by its record no database ever was in service here.

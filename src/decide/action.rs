@@ -111,6 +111,9 @@ pub enum Victim {
         epoch: Epoch,
         /// Whether that key says `clean`.
         clean: bool,
+        /// Since when no command of an earlier owner or of an earlier process of this host can have
+        /// been started: this host was seen to hold, and everything of its past was cleaned up.
+        quiet_since: Mono,
     },
     /// Nobody holds, and this is why an acquire is nevertheless permitted.
     Nobody(AbsenceEvidence),
@@ -129,7 +132,10 @@ pub enum AbsenceEvidence {
     /// and `PrepareVolume` proved the volume blank just before.
     FirstStart,
     /// This member has nothing of the volume, and every other one is proven to have nothing either.
-    EveryOwnerStopped,
+    EveryOwnerStopped {
+        /// Since when none of them can have sent a command.
+        since: Mono,
+    },
     /// An operator said so ([`super::Ask::OwnersStopped`]) after this host registered.
     OperatorsWord,
 }
@@ -155,7 +161,7 @@ pub enum Work {
         /// The new record.
         record: LeaseRecord,
     },
-    /// Hazardous. Replace this host's key (naming the current one: `Failed` if the registration is
+    /// Hazardous. Let a beat that is under way end, then replace this host's key (naming the current one: `Failed` if the registration is
     /// gone, never register anew here) by one of `epoch`, then run the fence sequence to its end.
     /// Outcome `Fenced`, `FenceLost`, `Failed`, `Overdue`; nothing but `Fenced` leaves a permit.
     Fence {
@@ -165,6 +171,10 @@ pub enum Work {
         flags: KeyFlags,
         /// Whom.
         victim: Victim,
+        /// Since when earlier controllers of this very host, which may have written, can have sent
+        /// nothing more; `None` if there were none or they ended cleanly. Their commands may live for
+        /// another 3 × keep-alive + quiesce, and would become legal with this host's hold.
+        former_gone: Option<Mono>,
     },
     /// Destroy the block device and everything queued in it (end the bridge, delete the
     /// controllers), prove O_EXCL, make it anew. PostgreSQL is stopped and nothing is mounted.

@@ -48,7 +48,7 @@ impl Turn<'_> {
         if ended.is_none() {
             // A kill does not wait for the step whose process it kills.
             let kill = handover.stage == HandoverStage::Killing;
-            if self.pending() && !(kill && !self.is_under_way(&Work::KillPostgres)) {
+            if self.pending() && (!kill || self.is_under_way(&Work::KillPostgres)) {
                 let stuck = self.overdue();
                 return Next::Wait(if stuck { Reason::StepStuck } else { reason });
             }
@@ -62,7 +62,7 @@ impl Turn<'_> {
                     self.order(Work::Checkpoint, reason)
                 }
                 // A checkpoint only makes the stop shorter: its failure changes nothing.
-                None | Some(_) => self.to_stage(handover, HandoverStage::StoppingFast),
+                None | Some(_) => self.enter_stage(handover, HandoverStage::StoppingFast),
             },
             HandoverStage::StoppingFast => {
                 let stop = Work::StopPostgres {
@@ -100,7 +100,7 @@ impl Turn<'_> {
         Next::Wait(reason)
     }
 
-    fn to_stage(&mut self, handover: Handover, stage: HandoverStage) -> Next {
+    fn enter_stage(&mut self, handover: Handover, stage: HandoverStage) -> Next {
         self.become_role(Role::HandingOver(Handover {
             stage,
             failures: 0,
@@ -117,22 +117,22 @@ impl Turn<'_> {
         reason: Reason,
     ) -> Next {
         if self.seen.local.postgres == Postgres::Stopped {
-            return self.to_stage(handover, HandoverStage::Unmounting);
+            return self.enter_stage(handover, HandoverStage::Unmounting);
         }
         match ended {
             None => self.order(how, reason),
             // Still there: the next harder way.
-            Some(_) => self.to_stage(handover, otherwise),
+            Some(_) => self.enter_stage(handover, otherwise),
         }
     }
 
     fn unmount(&mut self, handover: Handover, ended: Option<Outcome>, reason: Reason) -> Next {
         if self.seen.local.postgres != Postgres::Stopped {
-            return self.to_stage(handover, HandoverStage::Killing);
+            return self.enter_stage(handover, HandoverStage::Killing);
         }
         match ended {
             Some(Outcome::Unmounted { clean: _ }) if self.seen.local.mount == Mount::Unmounted => {
-                self.to_stage(handover, HandoverStage::Announcing)
+                self.enter_stage(handover, HandoverStage::Announcing)
             }
             Some(_) => self.count_failure(handover),
             None => self.order(Work::Unmount, reason),
@@ -196,7 +196,15 @@ impl Turn<'_> {
         match next {
             None => Next::Wait(waiting),
             Some(_) if self.seen.stopping => self.become_role(Role::Stopped),
-            Some(why) => self.give_up(handover.epoch, why),
+            Some(why) => {
+                let epoch = handover.epoch;
+                self.become_role(Role::Returning {
+                    why,
+                    epoch,
+                    clean: true,
+                    shut: false,
+                })
+            }
         }
     }
 

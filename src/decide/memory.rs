@@ -29,6 +29,11 @@ pub struct Memory {
     /// The device's `made` number with which the volume was last mounted: that device must not
     /// acquire again.
     pub tainted: Option<u64>,
+    /// Since when earlier controllers of this host, which may have written, can have sent nothing
+    /// more; `None` if there were none or they ended cleanly.
+    pub former_gone: Option<Mono>,
+    /// When this member last proved that nothing of an earlier ownership is left of it.
+    pub cleaned: Mono,
     /// This host's registration, since this process made it; `None` when it is not registered.
     pub registered: Option<Registered>,
     /// What was seen of the owner.
@@ -92,6 +97,8 @@ pub enum Role {
         why: Reason,
         /// The epoch that was owned.
         epoch: Epoch,
+        /// It ended with everything flushed and unmounted: no command of the device is left.
+        clean: bool,
         /// `FS_IOC_SHUTDOWN` was done.
         shut: bool,
     },
@@ -252,6 +259,10 @@ pub struct Watch {
     pub clean: Option<Track<(MemberId, Epoch)>>,
     /// After a fence that failed: only a report that began later says who holds.
     pub read_after: Mono,
+    /// Since when the volume is seen without a holder, while this host is registered.
+    pub absent: Option<Registered>,
+    /// Since when each peer says, without a word to the contrary, that it has nothing of the volume.
+    pub nothing: BTreeMap<MemberId, Mono>,
     /// The volume was seen to hold a database, whatever the lease says.
     pub in_service: bool,
 }
@@ -315,6 +326,8 @@ impl Default for Memory {
             awake_since: Mono::ZERO,
             newest: Epoch::ZERO,
             tainted: None,
+            former_gone: None,
+            cleaned: Mono::ZERO,
             registered: None,
             watch: Watch::default(),
             takeovers: Vec::new(),

@@ -151,7 +151,12 @@ impl Turn<'_> {
             Role::TakingOver(takeover) => self.take_over(takeover),
             Role::Active(own) => self.active(own),
             Role::HandingOver(handover) => self.handing_over(handover),
-            Role::Returning { why, epoch, shut } => self.come_back(why, epoch, shut),
+            Role::Returning {
+                why,
+                epoch,
+                clean,
+                shut,
+            } => self.come_back(why, epoch, clean, shut),
             Role::Leaving => self.leave(),
             Role::Stopped => self.stopped(),
         }

@@ -280,6 +280,9 @@ pub struct Local {
     pub mount: Mount,
     /// PostgreSQL.
     pub postgres: Postgres,
+    /// An earlier process on this host may have written to the volume and did not end cleanly (the
+    /// mark that is made before a mount and removed after a clean unmount is there). If in doubt, true.
+    pub former_writer: bool,
     /// The permit in the executor's hands, if any.
     pub permit: Option<PermitFacts>,
 }

@@ -13,17 +13,21 @@ impl Turn<'_> {
     pub(super) fn join(&mut self, shut: bool) -> Next {
         let shut = self.note_shut(shut);
         self.memory.role = Role::Joining { shut };
-        self.clean_up(shut, Reason::CleaningUp)
+        let clean = !self.seen.local.former_writer;
+        self.clean_up(shut, clean, Reason::CleaningUp)
     }
 
-    pub(super) fn come_back(&mut self, why: Reason, epoch: Epoch, shut: bool) -> Next {
+    pub(super) fn come_back(&mut self, why: Reason, epoch: Epoch, clean: bool, shut: bool) -> Next {
         let shut = self.note_shut(shut);
         self.memory.role = Role::Returning {
             why: why.clone(),
             epoch,
+            clean,
             shut,
         };
-        self.clean_up(shut, why)
+        // A device that was never mounted has nothing queued.
+        let clean = clean || self.memory.tainted.is_none();
+        self.clean_up(shut, clean, why)
     }
 
     /// Whether the filesystem was shut down by now; a failed step waits for a while.
@@ -40,7 +44,7 @@ impl Turn<'_> {
     }
 
     /// By the facts alone, in this order: no process, no mount, a new device.
-    fn clean_up(&mut self, shut: bool, why: Reason) -> Next {
+    fn clean_up(&mut self, shut: bool, clean: bool, why: Reason) -> Next {
         let local = &self.seen.local;
         let waiting = if self.overdue() {
             Reason::StepStuck
@@ -75,9 +79,14 @@ impl Turn<'_> {
             return self.become_role(Role::Leaving);
         }
         if !self.device_clean() {
+            if !clean {
+                self.memory.former_gone = Some(self.now);
+            }
             self.begin(Work::RebuildDevice);
             return Next::Wait(waiting);
         }
+        self.memory.cleaned = self.now;
+        self.memory.tainted = None;
         self.become_role(Role::Standby)
     }
 

@@ -117,7 +117,13 @@ impl Turn<'_> {
             self.wake_at(patience);
             return Next::Wait(Reason::LeftTo { other });
         }
-        self.take_over_when_allowed(Evidence::OwnHold { clean }, Victim::Own { epoch, clean })
+        let quiet_since = since.max(self.memory.cleaned);
+        let victim = Victim::Own {
+            epoch,
+            clean,
+            quiet_since,
+        };
+        self.take_over_when_allowed(Evidence::OwnHold { clean }, victim)
     }
 
     fn weigh_owner(&mut self, owner: &MemberEntry) -> Next {

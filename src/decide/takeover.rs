@@ -34,10 +34,10 @@ impl Turn<'_> {
         if self.seen.stopping && ended.is_none() {
             return self.break_off(&takeover);
         }
-        if ended.is_none() {
-            if let Some(wait) = self.backing_off() {
-                return wait;
-            }
+        if ended.is_none()
+            && let Some(wait) = self.backing_off()
+        {
+            return wait;
         }
         match takeover.phase {
             TakeOverPhase::Inspecting => self.inspect(takeover, reason, ended),
@@ -50,7 +50,7 @@ impl Turn<'_> {
         }
     }
 
-    fn to_phase(&mut self, takeover: TakeOver, phase: TakeOverPhase) -> Next {
+    fn enter_phase(&mut self, takeover: TakeOver, phase: TakeOverPhase) -> Next {
         self.become_role(Role::TakingOver(TakeOver { phase, ..takeover }))
     }
 
@@ -62,7 +62,7 @@ impl Turn<'_> {
                 Next::Wait(reason)
             }
             Some(Outcome::Volume(VolumeFacts::Blank | VolumeFacts::Unfinished)) => {
-                self.to_phase(takeover, TakeOverPhase::Claiming)
+                self.enter_phase(takeover, TakeOverPhase::Claiming)
             }
             Some(Outcome::Volume(VolumeFacts::Ours { clean: _ })) => {
                 // Not a first start after all: other evidence is needed.
@@ -85,7 +85,7 @@ impl Turn<'_> {
     fn claim(&mut self, takeover: TakeOver, reason: Reason, ended: Option<Outcome>) -> Next {
         match ended {
             None => match self.lease() {
-                None => self.to_phase(takeover, TakeOverPhase::Fencing),
+                None => self.enter_phase(takeover, TakeOverPhase::Fencing),
                 Some(lease) => {
                     let expected = lease.map(|lease| lease.version.clone());
                     let record = self.lease_record(takeover.epoch, lease.map(|l| &l.record));
@@ -98,7 +98,7 @@ impl Turn<'_> {
                 self.refresh(true, true);
                 self.become_role(Role::Standby)
             }
-            Some(_) => self.to_phase(takeover, TakeOverPhase::Fencing),
+            Some(_) => self.enter_phase(takeover, TakeOverPhase::Fencing),
         }
     }
 
@@ -122,17 +122,19 @@ impl Turn<'_> {
             None => {
                 let flags = self.key_flags();
                 let (epoch, victim) = (takeover.epoch, takeover.victim);
+                let former_gone = self.memory.former_gone;
                 self.begin(Work::Fence {
                     epoch,
                     flags,
                     victim,
+                    former_gone,
                 });
                 Next::Wait(reason)
             }
             Some(Outcome::Fenced(permit)) if permit.epoch == takeover.epoch => {
                 self.memory.owners_stopped = None;
                 let proven_at = Some(permit.proven_at);
-                self.to_phase(
+                self.enter_phase(
                     TakeOver {
                         proven_at,
                         ..takeover
@@ -165,11 +167,11 @@ impl Turn<'_> {
                 Next::Wait(reason)
             }
             Some(Outcome::Volume(VolumeFacts::Ours { clean: _ })) => {
-                self.to_phase(takeover, TakeOverPhase::Mounting)
+                self.enter_phase(takeover, TakeOverPhase::Mounting)
             }
             Some(Outcome::Volume(VolumeFacts::Blank | VolumeFacts::Unfinished)) => {
                 if self.may_format(&takeover) {
-                    return self.to_phase(takeover, TakeOverPhase::Formatting);
+                    return self.enter_phase(takeover, TakeOverPhase::Formatting);
                 }
                 self.back_off(5);
                 Next::Wait(Reason::VolumeBlank)
@@ -199,10 +201,10 @@ impl Turn<'_> {
                 });
                 Next::Wait(reason)
             }
-            Some(Outcome::Done) => self.to_phase(takeover, TakeOverPhase::Mounting),
+            Some(Outcome::Done) => self.enter_phase(takeover, TakeOverPhase::Mounting),
             Some(_) => {
                 self.back_off(1);
-                self.to_phase(takeover, TakeOverPhase::Preparing)
+                self.enter_phase(takeover, TakeOverPhase::Preparing)
             }
         }
     }
@@ -211,7 +213,7 @@ impl Turn<'_> {
         match ended {
             // A mount that came late, under the permit that it confirmed before.
             None if self.seen.local.mount == Mount::Mounted => {
-                self.to_phase(takeover, TakeOverPhase::Starting)
+                self.enter_phase(takeover, TakeOverPhase::Starting)
             }
             None if self.seen.local.mount == Mount::Stuck => Next::Wait(Reason::StepStuck),
             None => {
@@ -221,7 +223,7 @@ impl Turn<'_> {
                 });
                 Next::Wait(reason)
             }
-            Some(Outcome::Done) => self.to_phase(takeover, TakeOverPhase::Starting),
+            Some(Outcome::Done) => self.enter_phase(takeover, TakeOverPhase::Starting),
             Some(_) => self.failed_here(&takeover),
         }
     }

@@ -119,6 +119,7 @@ impl<'a> Turn<'a> {
         self.become_role(Role::Returning {
             why,
             epoch,
+            clean: false,
             shut: false,
         })
     }

@@ -4,7 +4,7 @@
 
 use fencing::{Holder, Mailbox, MemberEntry, Mono};
 
-use super::memory::{Span, Track};
+use super::memory::{Registered, Span, Track};
 use super::observation::{Custody, Heartbeat, LeaseVersion, Seen};
 use super::turn::Turn;
 
@@ -36,6 +36,7 @@ impl Turn<'_> {
         let gap = self.timings().sample_gap;
         let Seen::Known { value, at } = &self.seen.mailbox else {
             self.memory.watch.mailbox = None;
+            self.memory.watch.absent = None;
             return;
         };
         if !lengthen(&mut self.memory.watch.mailbox, *at, gap) {
@@ -57,6 +58,11 @@ impl Turn<'_> {
             }
         }
         self.watch_registration(value, *at);
+        if value.holder == Holder::Nobody {
+            self.watch_absence();
+        } else {
+            self.memory.watch.absent = None;
+        }
         if let Holder::Member(holder) = value.holder {
             let owner = (holder.key.member, holder.key.epoch, holder.key.flags.clean);
             self.memory.newest = self.memory.newest.max(holder.key.epoch);
@@ -87,6 +93,26 @@ impl Turn<'_> {
                 .is_some_and(|registered| at > registered.at)
         {
             self.memory.registered = None;
+        }
+    }
+
+    /// What peers say of themselves counts from here on: nobody holds, this host is registered, and
+    /// neither has changed since, as far as looking without a gap can tell.
+    fn watch_absence(&mut self) {
+        let Some(registered) = self.memory.registered else {
+            self.memory.watch.absent = None;
+            return;
+        };
+        let unbroken = self.memory.watch.mailbox.map(|span| span.since);
+        let stands = |absent: &Registered| {
+            absent.at >= registered.at && unbroken.is_some_and(|since| absent.at >= since)
+        };
+        if !self.memory.watch.absent.as_ref().is_some_and(stands) {
+            let heartbeats = self.memory.heartbeats;
+            self.memory.watch.absent = Some(Registered {
+                at: self.now,
+                heartbeats,
+            });
         }
     }
 
@@ -128,6 +154,11 @@ impl Turn<'_> {
                 continue;
             };
             self.memory.newest = self.memory.newest.max(heartbeat.epoch);
+            if heartbeat.custody == Custody::Nothing {
+                self.memory.watch.nothing.entry(*member).or_insert(at);
+            } else {
+                self.memory.watch.nothing.remove(member);
+            }
             if speaks_as_owner(heartbeat) {
                 self.memory.watch.alive.insert(*member, at);
             }
@@ -152,7 +183,7 @@ impl Turn<'_> {
         let leased = self.seen.lease.known().and_then(Option::as_ref);
         let lease = leased
             .filter(|lease| lease.record.holder == Some(member))
-            .and_then(|_| watch.lease.as_ref())
+            .and(watch.lease.as_ref())
             .map(|track| track.since);
         let peer = watch.alive.get(&member).copied();
         [storage, lease, peer]
