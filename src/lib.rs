@@ -7,3 +7,4 @@ pub mod config;
 pub mod decide;
 pub mod drill;
 pub mod lease;
+pub mod peer;

@@ -20,6 +20,7 @@ use nvme::{HostId, HostIdentity, Nqn};
 use serde::Serialize;
 
 pub use endpoint::{Endpoint, InvalidEndpoint};
+pub(crate) use machine::SECRET_MIN_BYTES;
 pub use reader::Problem;
 
 use crate::decide::{self, Timings};
