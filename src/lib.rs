@@ -8,3 +8,4 @@ pub mod decide;
 pub mod drill;
 pub mod lease;
 pub mod peer;
+pub mod volume;

@@ -1,0 +1,230 @@
+//! The marker: a file on the filesystem that says whose data it holds.
+//!
+//! The label keeps other clusters out before the mount; the marker, which holds the whole name and
+//! PostgreSQL's system identifier, settles it after the mount and before anything is started.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use fencing::{Epoch, WritePermit};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The marker's name in the root of the filesystem.
+pub const MARKER_NAME: &str = "baton-volume.json";
+
+/// The format that this program writes and reads.
+const FORMAT: u32 = 1;
+
+/// Larger than any marker: a longer file is not read at all.
+const MARKER_MAX_LEN: u64 = 64 * 1024;
+
+/// Whose data a volume holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Marker {
+    /// Version of this format; another one is refused.
+    pub format: u32,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The filesystem's UUID, so that a marker copied to another filesystem is seen.
+    pub filesystem: Uuid,
+    /// PostgreSQL's system identifier; absent until the data directory was made.
+    pub system_identifier: Option<u64>,
+    /// The epoch in which the volume was formatted.
+    pub created_epoch: Epoch,
+}
+
+/// Why a volume's marker does not admit this cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum MarkerError {
+    /// The file is not there: formatting was interrupted, or it is not one of Baton's volumes.
+    #[error("{} is missing: the volume was not prepared by Baton, or preparing it was interrupted", path.display())]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// It could not be read or written.
+    #[error("{operation} {}", path.display())]
+    Io {
+        /// What was attempted.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not what this program writes.
+    #[error("{} is damaged or of another version", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// It is of a later format.
+    #[error("the marker has format {found}; this program knows {FORMAT}: update Baton")]
+    Version {
+        /// The format found.
+        found: u32,
+    },
+    /// Another cluster's data.
+    #[error(
+        "the volume holds the data of cluster {found:?}, not of {expected:?}; attach the right volume"
+    )]
+    OtherCluster {
+        /// This cluster.
+        expected: String,
+        /// The cluster of the data.
+        found: String,
+    },
+    /// The marker was written for another filesystem: somebody copied files between volumes.
+    #[error(
+        "the marker was written for filesystem {found}, but this is {expected}: the volume was copied; an operator must say which one counts"
+    )]
+    OtherFilesystem {
+        /// This filesystem.
+        expected: Uuid,
+        /// The filesystem in the marker.
+        found: Uuid,
+    },
+}
+
+impl Marker {
+    /// A marker for a freshly formatted filesystem.
+    pub fn new(cluster: &str, filesystem: Uuid, created_epoch: Epoch) -> Self {
+        Self {
+            format: FORMAT,
+            cluster: cluster.to_owned(),
+            filesystem,
+            system_identifier: None,
+            created_epoch,
+        }
+    }
+
+    /// Reads the marker of the filesystem mounted at `root`.
+    pub fn read(root: &Path) -> Result<Self, MarkerError> {
+        let path = root.join(MARKER_NAME);
+        let io = |source: std::io::Error| match source.kind() {
+            std::io::ErrorKind::NotFound => MarkerError::Missing { path: path.clone() },
+            _ => MarkerError::Io {
+                operation: "reading",
+                path: path.clone(),
+                source,
+            },
+        };
+        let length = fs::symlink_metadata(&path).map_err(io)?.len();
+        if length > MARKER_MAX_LEN {
+            let source = std::io::Error::from(std::io::ErrorKind::FileTooLarge);
+            return Err(MarkerError::Io {
+                operation: "reading",
+                path,
+                source,
+            });
+        }
+        let bytes = fs::read(&path).map_err(io)?;
+        let marker: Self = serde_json::from_slice(&bytes)
+            .map_err(|source| MarkerError::Format { path, source })?;
+        if marker.format == FORMAT {
+            Ok(marker)
+        } else {
+            Err(MarkerError::Version {
+                found: marker.format,
+            })
+        }
+    }
+
+    /// Whether the data is this cluster's, on this very filesystem.
+    pub fn admit(&self, cluster: &str, filesystem: Uuid) -> Result<(), MarkerError> {
+        if self.cluster != cluster {
+            return Err(MarkerError::OtherCluster {
+                expected: cluster.to_owned(),
+                found: self.cluster.clone(),
+            });
+        }
+        if self.filesystem != filesystem {
+            return Err(MarkerError::OtherFilesystem {
+                expected: filesystem,
+                found: self.filesystem,
+            });
+        }
+        Ok(())
+    }
+
+    /// Replaces the marker of the filesystem mounted at `root`, durably: the file, then its name.
+    pub fn write(&self, _permit: &WritePermit, root: &Path) -> Result<(), MarkerError> {
+        let path = root.join(MARKER_NAME);
+        let fresh = root.join(format!(".{MARKER_NAME}.new"));
+        let text = serde_json::to_vec_pretty(self).map_err(|source| MarkerError::Format {
+            path: path.clone(),
+            source,
+        })?;
+        let written = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o644)
+            .open(&fresh)
+            .and_then(|mut file| {
+                file.write_all(&text)?;
+                file.sync_all()
+            })
+            .and_then(|()| fs::rename(&fresh, &path))
+            .and_then(|()| File::open(root)?.sync_all());
+        written.map_err(|source| MarkerError::Io {
+            operation: "writing",
+            path,
+            source,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_clusters_filesystem_is_admitted() {
+        let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let marker = Marker::new("orders", one, Epoch::new(1).unwrap());
+        assert!(marker.admit("orders", one).is_ok());
+        assert!(matches!(
+            marker.admit("other", one),
+            Err(MarkerError::OtherCluster { .. })
+        ));
+        assert!(matches!(
+            marker.admit("orders", two),
+            Err(MarkerError::OtherFilesystem { .. })
+        ));
+    }
+
+    #[test]
+    fn damaged_and_missing_markers_are_told_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = Marker::read(directory.path());
+        assert!(
+            matches!(missing, Err(MarkerError::Missing { .. })),
+            "{missing:?}"
+        );
+        let cases = [
+            ("", false),
+            ("{}", false),
+            (
+                r#"{"format":1,"cluster":"c","filesystem":"00000000-0000-0000-0000-000000000001","system_identifier":null,"created_epoch":1,"extra":1}"#,
+                false,
+            ),
+            (
+                r#"{"format":1,"cluster":"c","filesystem":"00000000-0000-0000-0000-000000000001","system_identifier":7,"created_epoch":1}"#,
+                true,
+            ),
+        ];
+        for (text, sound) in cases {
+            fs::write(directory.path().join(MARKER_NAME), text).unwrap();
+            assert_eq!(Marker::read(directory.path()).is_ok(), sound, "{text}");
+        }
+    }
+}
