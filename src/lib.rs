@@ -8,4 +8,5 @@ pub mod decide;
 pub mod drill;
 pub mod lease;
 pub mod peer;
+pub mod postgres;
 pub mod volume;

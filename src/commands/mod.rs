@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 pub mod bridge;
 pub mod drill;
+pub mod postgres_init;
 pub mod run;
 
 macro_rules! subcommands {
@@ -35,5 +36,7 @@ subcommands! {
     #[command(hide = true)]
     Bridge = bridge,
     Drill = drill,
+    #[command(hide = true)]
+    PostgresInit = postgres_init,
     Run = run,
 }

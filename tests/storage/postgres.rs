@@ -1,0 +1,456 @@
+//! PostgreSQL: made, started, written to, killed, stopped, refused.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use baton::clock;
+use baton::postgres::{
+    self, ControlData, DataDirectory, DataDirectoryError, DatabaseState, End, Instance, NotReady,
+    Session, StopBounds, StopOutcome, StoppedBy,
+};
+use fencing::Epoch;
+use fs2::FileExt;
+
+use crate::harness::{BATON, BOUNDS, LONG, Volume, block_on, permit, start};
+
+fn controldata(instance: &Instance, key: &str) -> String {
+    let program = instance.programs.path("pg_controldata");
+    let output = Command::new(program)
+        .arg(&instance.data_directory)
+        .env("LC_ALL", "C")
+        .output();
+    let text = String::from_utf8(output.unwrap().stdout).unwrap();
+    let line = text.lines().find(|line| line.starts_with(key)).unwrap();
+    line.split_once(':').unwrap().1.trim().to_owned()
+}
+
+fn same_as_pg_controldata(instance: &Instance) -> ControlData {
+    let control = ControlData::read(&instance.data_directory).unwrap();
+    let pairs = [
+        (
+            "Database system identifier",
+            control.system_identifier.to_string(),
+        ),
+        (
+            "pg_control version number",
+            control.control_version.to_string(),
+        ),
+        (
+            "Catalog version number",
+            control.catalog_version.to_string(),
+        ),
+        ("Database cluster state", control.state.to_string()),
+        ("Latest checkpoint location", control.checkpoint.to_string()),
+        (
+            "Latest checkpoint's REDO location",
+            control.redo.to_string(),
+        ),
+        (
+            "Latest checkpoint's TimeLineID",
+            control.timeline.to_string(),
+        ),
+        (
+            "Latest checkpoint's PrevTimeLineID",
+            control.previous_timeline.to_string(),
+        ),
+        (
+            "Minimum recovery ending location",
+            control.minimum_recovery.to_string(),
+        ),
+        (
+            "Min recovery ending loc's timeline",
+            control.minimum_recovery_timeline.to_string(),
+        ),
+        (
+            "Bytes per WAL segment",
+            control.wal_segment_size.to_string(),
+        ),
+        (
+            "Data page checksum version",
+            control.data_checksum_version.to_string(),
+        ),
+    ];
+    for (key, value) in pairs {
+        assert_eq!(controldata(instance, key), value, "{key}");
+    }
+    control
+}
+
+async fn stop_fast(launched: &mut postgres::Launched) {
+    let outcome = postgres::stop(&mut launched.postmaster, BOUNDS).await;
+    let expected = StopOutcome::Stopped {
+        by: StoppedBy::Fast,
+        end: End::Exited { code: 0 },
+    };
+    assert_eq!(outcome, expected, "{}", launched.log_tail());
+}
+
+#[test]
+fn a_new_database_serves_stops_and_serves_again() {
+    let volume = Volume::new();
+    let mounted = volume.prepare();
+    let instance = volume.instance();
+    let made = postgres::initdb(&permit(1), &instance).unwrap();
+    assert_eq!(made.state, DatabaseState::ShutDown);
+    assert_eq!(made.data_checksum_version, 1);
+    assert!(matches!(
+        postgres::initdb(&permit(1), &instance),
+        Err(postgres::InitdbError::Exists { .. })
+    ));
+    block_on(async {
+        let (mut launched, session) = start(&instance, 1).await;
+        let running = same_as_pg_controldata(&instance);
+        assert_eq!(running.state, DatabaseState::InProduction);
+        assert!(!session.pulse(LONG).await.unwrap().in_recovery);
+        for (name, value) in [
+            ("fsync", "on"),
+            ("full_page_writes", "on"),
+            ("data_checksums", "on"),
+            ("dynamic_shared_memory_type", "sysv"),
+            ("lc_collate", "C"),
+            ("cluster_name", "storage-test"),
+        ] {
+            assert_eq!(session.setting(name, LONG).await.unwrap(), value, "{name}");
+        }
+        session.checkpoint(LONG).await.unwrap();
+        stop_fast(&mut launched).await;
+        assert!(session.pulse(LONG).await.unwrap_err().is_disconnected());
+        postgres::verify_shut_down(&instance.data_directory, false).unwrap();
+        assert_eq!(
+            same_as_pg_controldata(&instance).system_identifier,
+            made.system_identifier
+        );
+
+        let (mut launched, _session) = start(&instance, 2).await;
+        stop_fast(&mut launched).await;
+    });
+    mounted.unmount().unwrap();
+}
+
+/// Not a bound, which would fail on a busy machine: the figures, for whoever tunes.
+#[test]
+fn print_where_the_time_goes() {
+    let volume = Volume::new();
+    let mounted = volume.prepare();
+    let instance = volume.instance();
+    postgres::initdb(&permit(1), &instance).unwrap();
+    block_on(async {
+        for epoch in 1..=6 {
+            let began = clock::now().as_millis();
+            let since = || clock::now().as_millis() - began;
+            let launched =
+                postgres::launch(&permit(epoch), &instance, Path::new(BATON), None).await;
+            let mut launched = launched.unwrap();
+            let spawned = since();
+            launched.ready(LONG).await.unwrap();
+            let ready = since();
+            let session = Session::connect(&instance, LONG).await.unwrap();
+            let connected = since();
+            session
+                .commit_ownership(Epoch::new(epoch).unwrap(), "a", LONG)
+                .await
+                .unwrap();
+            let committed = since();
+            session.checkpoint(LONG).await.unwrap();
+            let stopping = clock::now().as_millis();
+            stop_fast(&mut launched).await;
+            let stopped = clock::now().as_millis() - stopping;
+            println!(
+                "spawned {spawned} ready {ready} connected {connected} committed {committed} ms; \
+                 stop after checkpoint {stopped} ms"
+            );
+        }
+    });
+    mounted.unmount().unwrap();
+}
+
+#[test]
+fn each_way_of_stopping_leaves_what_it_should() {
+    let volume = Volume::new();
+    let mounted = volume.prepare();
+    let instance = volume.instance();
+    postgres::initdb(&permit(1), &instance).unwrap();
+    let directory = &instance.data_directory;
+    let zero = Duration::ZERO;
+    block_on(async {
+        let (mut launched, _session) = start(&instance, 1).await;
+        let bounds = StopBounds {
+            fast: zero,
+            immediate: LONG,
+            kill: LONG,
+        };
+        let outcome = postgres::stop(&mut launched.postmaster, bounds).await;
+        let StopOutcome::Stopped {
+            by: StoppedBy::Immediate,
+            ..
+        } = outcome
+        else {
+            panic!("{outcome:?}");
+        };
+        let verified = postgres::verify_shut_down(directory, false);
+        assert!(
+            matches!(verified, Err(postgres::NotShutDown::State { .. })),
+            "{verified:?}"
+        );
+
+        let (mut launched, session) = start(&instance, 2).await;
+        let bounds = StopBounds {
+            fast: zero,
+            immediate: zero,
+            kill: LONG,
+        };
+        let outcome = postgres::stop(&mut launched.postmaster, bounds).await;
+        let expected = StopOutcome::Stopped {
+            by: StoppedBy::Kill,
+            end: End::TreeKilled,
+        };
+        assert_eq!(outcome, expected);
+        assert!(session.pulse(LONG).await.is_err());
+
+        // It replays after each, and says so in the end.
+        let (mut launched, _session) = start(&instance, 3).await;
+        stop_fast(&mut launched).await;
+        let again = postgres::stop(&mut launched.postmaster, BOUNDS).await;
+        let StopOutcome::Stopped {
+            by: StoppedBy::Itself,
+            ..
+        } = again
+        else {
+            panic!("{again:?}")
+        };
+    });
+    mounted.unmount().unwrap();
+}
+
+#[test]
+fn what_must_not_be_started_is_refused() {
+    let volume = Volume::new();
+    let mounted = volume.prepare();
+    let instance = volume.instance();
+    let directory = &instance.data_directory;
+    let read = || DataDirectory::read(&instance.volume_root, directory);
+    assert!(matches!(read(), Ok(None)));
+    let made = postgres::initdb(&permit(1), &instance).unwrap();
+
+    let facts = read().unwrap().unwrap();
+    assert!(!facts.replica && !facts.from_backup);
+    let (major, system) = (instance.programs.major, made.system_identifier);
+    facts.admit(major, None).unwrap();
+    facts.admit(major, Some(system)).unwrap();
+    let other = facts.admit(major, Some(system + 1));
+    assert!(
+        matches!(other, Err(DataDirectoryError::OtherSystem { .. })),
+        "{other:?}"
+    );
+    let other = facts.admit(major + 1, Some(system));
+    assert!(
+        matches!(other, Err(DataDirectoryError::OtherVersion { .. })),
+        "{other:?}"
+    );
+
+    let auto = directory.join("postgresql.auto.conf");
+    fs::write(&auto, "fsync = off\n").unwrap();
+    assert!(matches!(
+        read(),
+        Err(DataDirectoryError::UnsafeSetting { name: "fsync", .. })
+    ));
+    fs::write(&auto, "full_page_writes = 'false'\n").unwrap();
+    assert!(matches!(
+        read(),
+        Err(DataDirectoryError::UnsafeSetting { .. })
+    ));
+    fs::write(&auto, "").unwrap();
+
+    let outside = volume.directory.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    let tablespace = directory.join("pg_tblspc/16384");
+    symlink(&outside, &tablespace).unwrap();
+    assert!(matches!(
+        read(),
+        Err(DataDirectoryError::TablespaceElsewhere { .. })
+    ));
+    fs::remove_file(&tablespace).unwrap();
+    let inside = instance.volume_root.join("tablespace");
+    fs::create_dir(&inside).unwrap();
+    symlink(&inside, &tablespace).unwrap();
+    read().unwrap();
+    fs::remove_file(&tablespace).unwrap();
+
+    let wal = directory.join("pg_wal");
+    fs::rename(&wal, outside.join("pg_wal")).unwrap_err(); // another filesystem
+    fs::rename(&wal, instance.volume_root.join("wal")).unwrap();
+    symlink(instance.volume_root.join("wal"), &wal).unwrap();
+    assert!(matches!(
+        read(),
+        Err(DataDirectoryError::WalElsewhere { .. })
+    ));
+    mounted.unmount().unwrap();
+}
+
+#[test]
+fn a_port_in_use_is_named_and_nothing_is_left() {
+    let volume = Volume::new();
+    let mounted = volume.prepare();
+    let mut instance = volume.instance();
+    postgres::initdb(&permit(1), &instance).unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    instance.port = taken.local_addr().unwrap().port();
+    block_on(async {
+        let baton = Path::new(BATON);
+        let launched = postgres::launch(&permit(1), &instance, baton, None)
+            .await
+            .unwrap();
+        let error = launched.ready(LONG).await.unwrap_err();
+        let NotReady::Ended {
+            end: End::Exited { code: 1 },
+            log,
+        } = &error
+        else {
+            panic!("{error}");
+        };
+        assert!(log.contains("Address already in use"), "{log}");
+    });
+    mounted.unmount().unwrap();
+}
+
+#[test]
+fn programs_that_cannot_be_run_are_reported() {
+    let volume = Volume::new();
+    let mounted = volume.prepare();
+    let mut instance = volume.instance();
+    postgres::initdb(&permit(1), &instance).unwrap();
+    instance.programs.bin_dir = "/nonexistent".into();
+    block_on(async {
+        let baton = Path::new(BATON);
+        let launched = postgres::launch(&permit(1), &instance, baton, None)
+            .await
+            .unwrap();
+        let error = launched.ready(LONG).await.unwrap_err();
+        let NotReady::Ended {
+            end: End::NotStarted,
+            log,
+        } = &error
+        else {
+            panic!("{error}")
+        };
+        assert!(log.contains("/nonexistent/postgres"), "{log}");
+    });
+    mounted.unmount().unwrap();
+}
+
+/// The processes of one tree, by the user's uid and the data directory of their postmaster.
+fn processes_with(text: &str) -> Vec<i32> {
+    let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(text)
+        })
+        .collect()
+}
+
+#[test]
+fn a_crash_of_the_postmaster_ends_the_tree_and_the_next_start_recovers() {
+    let volume = Volume::new();
+    let mounted = volume.prepare();
+    let instance = volume.instance();
+    postgres::initdb(&permit(1), &instance).unwrap();
+    block_on(async {
+        let (launched, _session) = start(&instance, 1).await;
+        let root = launched.postmaster.pid().unwrap();
+        let children = fs::read_to_string(format!("/proc/{root}/task/{root}/children")).unwrap();
+        let postmaster: i32 = children.trim().parse().unwrap();
+        let signal = nix::sys::signal::Signal::SIGKILL;
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(postmaster), signal).unwrap();
+        let end = launched.postmaster.wait_within(LONG).await;
+        assert_eq!(end, Some(End::Signaled { signal: 9 }));
+        assert_eq!(
+            processes_with(instance.data_directory.to_str().unwrap()),
+            [0_i32; 0]
+        );
+        assert!(instance.data_directory.join("postmaster.pid").exists());
+        assert_eq!(
+            same_as_pg_controldata(&instance).state,
+            DatabaseState::InProduction
+        );
+
+        let (mut launched, _session) = start(&instance, 1).await;
+        assert!(launched.log_tail().contains("ready to accept connections"));
+        stop_fast(&mut launched).await;
+    });
+    mounted.unmount().unwrap();
+}
+
+/// The environment variable that makes `as_a_member_that_is_killed` one, with its directory.
+const VICTIM: &str = "BATON_TEST_VICTIM";
+
+/// What it says when PostgreSQL serves, before the path of its device.
+const STARTED: &str = "PostgreSQL serves on ";
+
+/// Not a test of its own: the body of the process that the next test kills.
+#[test]
+fn as_a_member_that_is_killed() {
+    let Ok(directory) = std::env::var(VICTIM) else {
+        return;
+    };
+    let volume = Volume::new();
+    let _mounted = volume.prepare();
+    let mut instance = volume.instance();
+    instance.runtime_directory = Path::new(&directory).join("run");
+    postgres::initdb(&permit(1), &instance).unwrap();
+    block_on(async {
+        let (_launched, _session) = start(&instance, 1).await;
+        println!("{STARTED}{}", volume.device().display());
+        std::future::pending::<()>().await;
+    });
+}
+
+#[test]
+fn postgresql_dies_with_a_killed_member_and_frees_lock_mount_and_device() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let mut member = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "--nocapture",
+            "postgres::as_a_member_that_is_killed",
+        ])
+        .env(VICTIM, directory.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(member.stdout.take().unwrap()).lines();
+    let device = said
+        .find_map(|line| Some(line.unwrap().split_once(STARTED)?.1.to_owned()))
+        .expect("the member starts");
+    let text = directory.path().to_str().unwrap();
+    assert!(!processes_with(text).is_empty());
+    let lock = File::open(directory.path().join("run.lock")).unwrap();
+    assert!(
+        lock.try_lock_exclusive().is_err(),
+        "PostgreSQL holds the lock"
+    );
+
+    member.kill().unwrap();
+    member.wait().unwrap();
+    eventually("PostgreSQL is gone", || processes_with(text).is_empty());
+    eventually("the lock is free", || lock.try_lock_exclusive().is_ok());
+    eventually("the device is detached", || {
+        let backing = Path::new("/sys/block").join(Path::new(&device).file_name().unwrap());
+        !backing.join("loop/backing_file").exists()
+    });
+}
+
+fn eventually(what: &str, mut true_now: impl FnMut() -> bool) {
+    let began = clock::now();
+    while !true_now() {
+        assert!(began.until(clock::now()) < LONG, "in vain: {what}");
+        std::thread::yield_now();
+    }
+    println!("{what} after {:?}", began.until(clock::now()));
+}
