@@ -14,6 +14,7 @@ pub mod fabrics;
 pub mod identify;
 pub mod identity;
 pub mod initiator;
+pub mod kernel;
 pub mod log_page;
 #[cfg(test)]
 mod memory;
