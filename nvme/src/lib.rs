@@ -23,6 +23,7 @@ pub mod pdu;
 pub mod reservation;
 pub mod reservation_codec;
 pub mod status;
+pub mod target;
 
 pub use error::Error;
 pub use identity::{HostId, HostIdentity, Nqn};

@@ -39,6 +39,10 @@ impl Status {
     pub const SGL_DESCRIPTOR_TYPE_INVALID: Self = Self(0x011);
     /// Host Identifier Inconsistent Format.
     pub const HOST_ID_INCONSISTENT: Self = Self(0x018);
+    /// Keep Alive Timeout Invalid.
+    pub const KEEP_ALIVE_INVALID: Self = Self(0x01a);
+    /// Transient Transport Error.
+    pub const TRANSIENT_TRANSPORT_ERROR: Self = Self(0x022);
     /// Command Interrupted.
     pub const COMMAND_INTERRUPTED: Self = Self(0x021);
     /// LBA Out of Range.
@@ -47,6 +51,18 @@ impl Status {
     pub const NAMESPACE_NOT_READY: Self = Self(0x082);
     /// Reservation Conflict.
     pub const RESERVATION_CONFLICT: Self = Self(0x083);
+    /// Asynchronous Event Request Limit Exceeded (command specific).
+    pub const ASYNC_EVENT_LIMIT: Self = Self(0x105);
+    /// Invalid Log Page (command specific).
+    pub const INVALID_LOG_PAGE: Self = Self(0x109);
+    /// Feature Identifier Not Changeable (command specific).
+    pub const FEATURE_NOT_CHANGEABLE: Self = Self(0x10e);
+    /// Connect Incompatible Format (command specific).
+    pub const CONNECT_INCOMPATIBLE_FORMAT: Self = Self(0x180);
+    /// Connect Controller Busy (command specific).
+    pub const CONNECT_CONTROLLER_BUSY: Self = Self(0x181);
+    /// Connect Invalid Parameters (command specific).
+    pub const CONNECT_INVALID_PARAMETERS: Self = Self(0x182);
     /// Write Fault (media and data integrity).
     pub const WRITE_FAULT: Self = Self(0x280);
     /// Unrecovered Read Error (media and data integrity).
@@ -95,6 +111,14 @@ impl fmt::Display for Status {
             Self::DATA_SGL_LENGTH_INVALID => "Data SGL Length Invalid",
             Self::SGL_DESCRIPTOR_TYPE_INVALID => "SGL Descriptor Type Invalid",
             Self::HOST_ID_INCONSISTENT => "Host Identifier Inconsistent Format",
+            Self::KEEP_ALIVE_INVALID => "Keep Alive Timeout Invalid",
+            Self::TRANSIENT_TRANSPORT_ERROR => "Transient Transport Error",
+            Self::ASYNC_EVENT_LIMIT => "Asynchronous Event Request Limit Exceeded",
+            Self::INVALID_LOG_PAGE => "Invalid Log Page",
+            Self::FEATURE_NOT_CHANGEABLE => "Feature Identifier Not Changeable",
+            Self::CONNECT_INCOMPATIBLE_FORMAT => "Connect Incompatible Format",
+            Self::CONNECT_CONTROLLER_BUSY => "Connect Controller Busy",
+            Self::CONNECT_INVALID_PARAMETERS => "Connect Invalid Parameters",
             Self::COMMAND_INTERRUPTED => "Command Interrupted",
             Self::LBA_OUT_OF_RANGE => "LBA Out of Range",
             Self::NAMESPACE_NOT_READY => "Namespace Not Ready",

@@ -10,6 +10,7 @@ pub mod bridge;
 pub mod drill;
 pub mod postgres_init;
 pub mod run;
+pub mod target;
 
 macro_rules! subcommands {
     ($($(#[$attribute:meta])* $name:ident = $module:ident,)*) => {
@@ -39,4 +40,5 @@ subcommands! {
     #[command(hide = true)]
     PostgresInit = postgres_init,
     Run = run,
+    Target = target,
 }

@@ -89,6 +89,12 @@ impl<R: AsyncRead + Unpin> PduReader<R> {
         }
     }
 
+    /// Whether the next unit is here already, so that [`PduReader::read`] would not wait.
+    pub fn has_unit(&self) -> bool {
+        self.buffer.len() >= COMMON_HEADER_LEN
+            && self.buffer.len() >= le32(&self.buffer, 4) as usize
+    }
+
     fn check_header_digest(&self, shape: &Shape) -> Result<(), ReadError> {
         if !shape.header_digest {
             return Ok(());
