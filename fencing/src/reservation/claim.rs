@@ -1,12 +1,15 @@
 //! What a fence sequence is built from: who claims, what is expected, with which evidence, within
-//! which limits. Facts that the decision core gathered; nothing here checks them.
+//! which limits. Facts that the decision core gathered.
 
 use std::time::Duration;
 
 use nvme::{HostId, Identified};
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterTag, Epoch, KeyFlags, MemberEntry, MemberId, Mono};
+use super::FenceUnverified;
+use crate::{
+    Beat, ClusterTag, Epoch, KeyFlags, Mailbox, MemberEntry, MemberId, Mono, ReservationKey,
+};
 
 /// Who claims the volume. The beat of its key goes on from the registered one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +28,66 @@ pub struct Claim {
     /// more (their processes dead, their device gone). `None`: there were none, or they ended
     /// cleanly with every command completed.
     pub former_controllers_gone: Option<Mono>,
+}
+
+impl Claim {
+    /// Refuses what no report could make right.
+    pub(super) fn check(&self, expectation: &Expectation) -> Result<(), FenceUnverified> {
+        let Expectation::Holder(victim) = expectation else {
+            return Ok(());
+        };
+        if victim.host == self.host {
+            return Err(FenceUnverified::VictimOnOwnHost {
+                host: victim.host,
+                member: victim.member,
+            });
+        }
+        if self.epoch <= victim.epoch {
+            return Err(FenceUnverified::EpochNotNewer {
+                claimed: self.epoch,
+                holder: victim.epoch,
+            });
+        }
+        Ok(())
+    }
+
+    /// Our registered key; a host has one key, which must be this member's.
+    pub(super) fn registered_key(
+        &self,
+        mailbox: &Mailbox,
+    ) -> Result<ReservationKey, FenceUnverified> {
+        let host = self.host;
+        let as_another = |key| FenceUnverified::RegisteredAsAnother {
+            host,
+            key,
+            member: self.member,
+        };
+        if let Some(foreign) = mailbox.foreign.iter().find(|f| f.host == host) {
+            return Err(as_another(foreign.key));
+        }
+        let own = || mailbox.members.iter().filter(|m| m.host == host);
+        let first = own()
+            .next()
+            .ok_or(FenceUnverified::NotRegistered { host })?;
+        match own().find(|m| m.key.member != self.member || m.key != first.key) {
+            Some(stranger) => Err(as_another(stranger.key.pack())),
+            None => Ok(first.key),
+        }
+    }
+
+    /// The key that this claim registers.
+    pub(super) fn key(&self, beat: Beat, draining: bool) -> ReservationKey {
+        ReservationKey {
+            cluster: self.cluster,
+            member: self.member,
+            epoch: self.epoch,
+            flags: KeyFlags {
+                draining,
+                ..self.flags
+            },
+            beat,
+        }
+    }
 }
 
 /// The holder that is to be fenced, as the decision saw it. Its beat does not matter.

@@ -35,7 +35,7 @@ use super::{AbsenceEvidence, Claim, Expectation, Failure, FenceUnverified};
 use super::{Limits, OwnHold, Trouble, Victim};
 use crate::permit::Drain;
 use crate::{
-    Command, Holder, KeyFlags, Mailbox, MemberEntry, Mono, Outcome, ReservationKey, Sequence, Step,
+    Command, Holder, Mailbox, MemberEntry, Mono, Outcome, ReservationKey, Sequence, Step,
     WritePermit,
 };
 
@@ -88,7 +88,10 @@ impl Sequence for FenceSequence {
     fn next(&mut self, now: Mono, outcome: Option<Outcome>) -> Step {
         let judged = match self.state {
             State::Ended => Err(FenceUnverified::Ended),
-            State::Start => self.check_claim().and_then(|()| self.report(now)),
+            State::Start => {
+                let checked = self.claim.check(&self.expectation);
+                checked.and_then(|()| self.report(now))
+            }
             State::Paused(until) if now < until => Ok(Step::WaitUntil(until)),
             State::Paused(_) => self.report(now),
             State::Sent(command) => self.absorb(command, outcome.unwrap_or(Outcome::Unknown), now),
@@ -126,25 +129,6 @@ impl FenceSequence {
             troubles: 0,
             trouble: None,
         }
-    }
-
-    fn check_claim(&self) -> Result<(), FenceUnverified> {
-        let Expectation::Holder(victim) = self.expectation else {
-            return Ok(());
-        };
-        if victim.host == self.claim.host {
-            return Err(FenceUnverified::VictimOnOwnHost {
-                host: victim.host,
-                member: victim.member,
-            });
-        }
-        if self.claim.epoch <= victim.epoch {
-            return Err(FenceUnverified::EpochNotNewer {
-                claimed: self.claim.epoch,
-                holder: victim.epoch,
-            });
-        }
-        Ok(())
     }
 
     fn absorb(&mut self, command: Command, outcome: Outcome, now: Mono) -> Judged {
@@ -212,7 +196,15 @@ impl FenceSequence {
         if self.limits.require_persistence && !mailbox.persistent {
             return Err(FenceUnverified::NotPersistent);
         }
-        let own = self.own_key(mailbox)?;
+        let own = self.claim.registered_key(mailbox).map_err(|unproven| {
+            match (&unproven, mailbox.holding_member()) {
+                // Who preempted us holds now: that is the race's end, our registration its price.
+                (FenceUnverified::NotRegistered { .. }, Some(holder)) if !self.expects(holder) => {
+                    self.unexpected(mailbox)
+                }
+                _ => unproven,
+            }
+        })?;
         self.own_clean
             .get_or_insert(own.flags.clean && !own.flags.draining);
         match mailbox.holder {
@@ -227,29 +219,6 @@ impl FenceSequence {
         }
     }
 
-    /// Our registered key; a host has one key, which must be this member's.
-    fn own_key(&self, mailbox: &Mailbox) -> Result<ReservationKey, FenceUnverified> {
-        let host = self.claim.host;
-        let as_another = |key| FenceUnverified::RegisteredAsAnother {
-            host,
-            key,
-            member: self.claim.member,
-        };
-        if let Some(foreign) = mailbox.foreign.iter().find(|f| f.host == host) {
-            return Err(as_another(foreign.key));
-        }
-        let mut own = mailbox.members.iter().filter(|m| m.host == host);
-        let first = own.next().ok_or(FenceUnverified::NotRegistered { host })?;
-        match [Some(first), own.next()]
-            .into_iter()
-            .flatten()
-            .find(|m| m.key.member != self.claim.member || m.key != first.key)
-        {
-            Some(stranger) => Err(as_another(stranger.key.pack())),
-            None => Ok(first.key),
-        }
-    }
-
     fn when_another_holds(
         &mut self,
         mailbox: &Mailbox,
@@ -258,11 +227,8 @@ impl FenceSequence {
         now: Mono,
     ) -> Judged {
         self.held_since = None;
-        match self.expectation {
-            Expectation::Holder(victim) if victim == Victim::of(holder) => {}
-            Expectation::Holder(_) | Expectation::Nobody(_) | Expectation::Ourselves(_) => {
-                return Err(self.unexpected(mailbox));
-            }
+        if !self.expects(holder) {
+            return Err(self.unexpected(mailbox));
         }
         self.check_type(mailbox)?;
         if self.removed.take().is_some() {
@@ -418,6 +384,11 @@ impl FenceSequence {
         }
     }
 
+    /// Whether this is the very holder that is to be fenced, saying what it was seen to say.
+    fn expects(&self, holder: &MemberEntry) -> bool {
+        self.expectation == Expectation::Holder(Victim::of(holder))
+    }
+
     fn unexpected(&self, mailbox: &Mailbox) -> FenceUnverified {
         FenceUnverified::UnexpectedHolder {
             expected: self.expectation,
@@ -442,19 +413,9 @@ impl FenceSequence {
     }
 
     fn replacement(&self, own: ReservationKey, draining: bool) -> Command {
-        let new = ReservationKey {
-            cluster: self.claim.cluster,
-            member: self.claim.member,
-            epoch: self.claim.epoch,
-            flags: KeyFlags {
-                draining,
-                ..self.claim.flags
-            },
-            beat: own.beat.next(),
-        };
         Command::Replace {
             current: own,
-            new,
+            new: self.claim.key(own.beat.next(), draining),
             persistence: ChangePersistence::Unchanged,
         }
     }
