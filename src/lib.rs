@@ -7,6 +7,7 @@ pub mod config;
 pub mod decide;
 pub mod drill;
 pub mod lease;
+pub mod member;
 pub mod peer;
 pub mod postgres;
 pub mod volume;

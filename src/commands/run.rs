@@ -3,7 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
+
 use crate::config::Config;
+use crate::member;
+
+/// Threads of the runtime. A step may read a few bytes from the volume; should the volume freeze
+/// there, the other thread carries the beats' end to the loop.
+const WORKERS: usize = 2;
 
 /// Run one member of a cluster
 #[derive(clap::Args)]
@@ -28,5 +35,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    anyhow::bail!("this build has no member loop")
+    std::fs::create_dir_all(&config.runtime_dir)
+        .with_context(|| format!("make {}", config.runtime_dir.display()))?;
+    let node_lock = std::fs::File::create(config.runtime_dir.join("node.lock"))?;
+    member::enter_own_mount_namespace()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let code = runtime.block_on(member::run(config, node_lock.into()));
+    // A system call that hangs on the volume must not keep the process.
+    runtime.shutdown_background();
+    Ok(code?)
 }

@@ -83,6 +83,9 @@ pub struct Volume {
     pub mount_point: PathBuf,
     /// An empty directory for the bridge.
     pub directory: PathBuf,
+    /// Whether reservations must survive a power loss of the target (PTPLS = 1). Without it a target
+    /// that restarts forgets every fence.
+    pub require_persistence: bool,
 }
 
 impl Volume {

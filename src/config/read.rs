@@ -63,6 +63,7 @@ fn volume(section: &mut Section<'_>) -> Option<Volume> {
     let host_id = section.required("host_id", "the line in /etc/nvme/hostid");
     let mount_point = section.required::<Absolute>("mount_point", "\"/var/lib/baton/volume\"");
     let directory = section.required::<Absolute>("directory", "\"/run/baton/bridge\"");
+    let require_persistence = section.optional("require_persistence", true);
     Some(Volume {
         transport: transport?,
         address: address?.0,
@@ -73,6 +74,7 @@ fn volume(section: &mut Section<'_>) -> Option<Volume> {
         host_id: host_id?,
         mount_point: mount_point?.0,
         directory: directory?.0,
+        require_persistence: require_persistence?,
     })
 }
 

@@ -4,7 +4,7 @@
 //! writes takes a [`WritePermit`](fencing::WritePermit), and every wait has a deadline.
 //!
 //! ```text
-//! Programs ── DataDirectory::read/admit ── initdb ── launch ── Launched::ready ── Session ── stop
+//! Programs ── DataDirectory::read/admit ── initdb ── launch ── Starting::ready ── Session ── stop
 //! ```
 
 mod configuration;
@@ -26,5 +26,5 @@ pub use initdb::{InitdbError, initdb};
 pub use instance::{Instance, OLDEST_MAJOR, OsUser, OsUserError, Programs, ProgramsError};
 pub use process::{End, Postmaster, Request, Spawn, SpawnError};
 pub use session::{Pulse, Session, SessionError};
-pub use start::{Launched, NotReady, PostmasterStatus, StartError, launch};
+pub use start::{Launched, NotReady, PostmasterStatus, StartError, Starting, launch};
 pub use stop::{NotShutDown, StopBounds, StopOutcome, StoppedBy, kill, stop, verify_shut_down};

@@ -10,6 +10,7 @@ use fencing::WritePermit;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
 
 use super::configuration::{self, ConfigurationError};
 use super::instance::Instance;
@@ -113,13 +114,22 @@ fn describe(status: Option<PostmasterStatus>) -> &'static str {
     }
 }
 
-/// A postmaster that was launched and is to be watched until it is ready.
+/// A postmaster that was launched, and what tells when it is ready.
 #[derive(Debug)]
 pub struct Launched {
     /// Its process tree.
     pub postmaster: Postmaster,
+    /// Its way to readiness.
+    pub starting: Starting,
+}
+
+/// Tells when a launched postmaster is ready. Apart from the [`Postmaster`], so that another task
+/// can stop that one meanwhile.
+#[derive(Debug)]
+pub struct Starting {
+    end: watch::Receiver<Option<End>>,
     /// Made before the start, so that no change is missed.
-    watch: Result<AsyncFd<OwnedFd>, io::Error>,
+    changes: Result<AsyncFd<OwnedFd>, io::Error>,
     pid_file: PathBuf,
     data_directory: PathBuf,
     log_file: PathBuf,
@@ -127,7 +137,7 @@ pub struct Launched {
 }
 
 /// Starts PostgreSQL on the mounted volume. Returns when its first process runs, long before it is
-/// ready: see [`Launched::ready`].
+/// ready: see [`Starting::ready`].
 ///
 /// SAFETY.md: only under a permit. A `postmaster.pid` that is still there is removed, because the
 /// permit proves that no other host writes and the node lock that no other process here does.
@@ -143,7 +153,7 @@ pub async fn launch(
     let log_file = instance.log_file();
     let log = open_log(&log_file)?;
     let log_from = log.metadata().map_or(0, |metadata| metadata.len());
-    let watch = watch(&instance.data_directory);
+    let changes = watch_directory(&instance.data_directory);
     let postmaster = Postmaster::spawn(Spawn {
         baton: baton.to_owned(),
         user: instance.user.name.clone(),
@@ -152,13 +162,17 @@ pub async fn launch(
         node_lock,
     })
     .await?;
-    Ok(Launched {
-        postmaster,
-        watch,
+    let starting = Starting {
+        end: postmaster.watch(),
+        changes,
         pid_file,
         data_directory: instance.data_directory.clone(),
         log_file,
         log_from,
+    };
+    Ok(Launched {
+        postmaster,
+        starting,
     })
 }
 
@@ -188,7 +202,7 @@ fn open_log(path: &Path) -> Result<File, StartError> {
     reason = "unsound only for types that change their descriptor, which OwnedFd never does; the \
               successor is an unsafe function, and this crate forbids those"
 )]
-fn watch(directory: &Path) -> io::Result<AsyncFd<OwnedFd>> {
+fn watch_directory(directory: &Path) -> io::Result<AsyncFd<OwnedFd>> {
     let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
     inotify.add_watch(
         directory,
@@ -197,12 +211,17 @@ fn watch(directory: &Path) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(inotify.into())
 }
 
-impl Launched {
+impl Starting {
     /// Waits until the postmaster says that it accepts connections (or, as a replica that is not
     /// consistent yet, that it replays).
     pub async fn ready(&self, deadline: Duration) -> Result<PostmasterStatus, NotReady> {
         let ended = async {
-            let end = self.postmaster.wait().await;
+            let mut end = self.end.clone();
+            // The sender is gone only when everything has been reaped.
+            let end = match end.wait_for(Option::is_some).await {
+                Ok(end) => end.unwrap_or(End::Unknown),
+                Err(_) => End::Unknown,
+            };
             Err(NotReady::Ended {
                 end,
                 log: self.log_tail(),
@@ -243,7 +262,7 @@ impl Launched {
             source,
         };
         let watch = self
-            .watch
+            .changes
             .as_ref()
             .map_err(|error| failed(error.kind().into()))?;
         let mut ready = watch.readable().await.map_err(failed)?;

@@ -181,6 +181,7 @@ pub async fn start(instance: &Instance, epoch: u32) -> (postgres::Launched, Sess
     .await
     .unwrap();
     launched
+        .starting
         .ready(LONG)
         .await
         .unwrap_or_else(|error| panic!("{error}"));

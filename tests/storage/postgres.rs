@@ -86,7 +86,7 @@ async fn stop_fast(launched: &mut postgres::Launched) {
         by: StoppedBy::Fast,
         end: End::Exited { code: 0 },
     };
-    assert_eq!(outcome, expected, "{}", launched.log_tail());
+    assert_eq!(outcome, expected, "{}", launched.starting.log_tail());
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn print_where_the_time_goes() {
                 postgres::launch(&permit(epoch), &instance, Path::new(BATON), None).await;
             let mut launched = launched.unwrap();
             let spawned = since();
-            launched.ready(LONG).await.unwrap();
+            launched.starting.ready(LONG).await.unwrap();
             let ready = since();
             let session = Session::connect(&instance, LONG).await.unwrap();
             let connected = since();
@@ -304,7 +304,7 @@ fn a_port_in_use_is_named_and_nothing_is_left() {
         let launched = postgres::launch(&permit(1), &instance, baton, None)
             .await
             .unwrap();
-        let error = launched.ready(LONG).await.unwrap_err();
+        let error = launched.starting.ready(LONG).await.unwrap_err();
         let NotReady::Ended {
             end: End::Exited { code: 1 },
             log,
@@ -329,7 +329,7 @@ fn programs_that_cannot_be_run_are_reported() {
         let launched = postgres::launch(&permit(1), &instance, baton, None)
             .await
             .unwrap();
-        let error = launched.ready(LONG).await.unwrap_err();
+        let error = launched.starting.ready(LONG).await.unwrap_err();
         let NotReady::Ended {
             end: End::NotStarted,
             log,
@@ -380,7 +380,12 @@ fn a_crash_of_the_postmaster_ends_the_tree_and_the_next_start_recovers() {
         );
 
         let (mut launched, _session) = start(&instance, 1).await;
-        assert!(launched.log_tail().contains("ready to accept connections"));
+        assert!(
+            launched
+                .starting
+                .log_tail()
+                .contains("ready to accept connections")
+        );
         stop_fast(&mut launched).await;
     });
     mounted.unmount().unwrap();

@@ -1,0 +1,79 @@
+//! What happens to a member: the one queue through which everything reaches its loop.
+
+use fencing::{Mailbox, MemberId, Mono, WritePermit};
+use tokio::sync::oneshot;
+
+use crate::decide::{Answer, Ask, Device, Lease, Mount, Outcome, Postgres, StepId};
+
+/// One look at a channel: what was read, or why it could not be.
+pub(super) struct Look<T> {
+    /// What was read; for people, why not.
+    pub result: Result<T, String>,
+    /// When the look began.
+    pub began: Mono,
+}
+
+/// What a step changed on this machine. Fields that it did not touch are `None`.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// The block device.
+    pub device: Option<Device>,
+    /// The mount.
+    pub mount: Option<Mount>,
+    /// PostgreSQL.
+    pub postgres: Option<Postgres>,
+    /// A fence was proven.
+    pub permit: Option<WritePermit>,
+}
+
+/// A step that came to its end.
+pub(super) struct Ended {
+    /// Which.
+    pub id: StepId,
+    /// How.
+    pub outcome: Outcome,
+    /// What it changed.
+    pub changes: Changes,
+}
+
+/// One event.
+pub(super) enum Event {
+    /// The reservation report was read, or could not be.
+    Mailbox(Look<Mailbox>),
+    /// The lease was read or written, or could not be.
+    Lease(Look<Option<Lease>>),
+    /// A step began to change something that others must know before it ends.
+    Changed(Changes),
+    /// A step ended.
+    Ended(Box<Ended>),
+    /// Every process of the PostgreSQL that was started as number `run` is gone.
+    PostgresGone {
+        /// Which start.
+        run: u64,
+        /// How the postmaster ended, for people.
+        how: String,
+    },
+    /// The bridge of the device that was made as number `made` is gone.
+    DeviceGone {
+        /// Which making.
+        made: u64,
+    },
+    /// An operator asks.
+    Asked {
+        /// What for.
+        ask: Ask,
+        /// Where the answer goes; nobody may be left to hear it.
+        reply: oneshot::Sender<Answer>,
+    },
+    /// The answer to what an operator asked a peer to ask us.
+    Answered {
+        /// The peer.
+        to: MemberId,
+        /// Its number for the request.
+        id: u64,
+        /// The answer.
+        answer: Answer,
+    },
+    /// SIGTERM or SIGINT.
+    Terminate,
+}

@@ -1,0 +1,243 @@
+//! Keeps this host's registration: the one place that replaces its key, runs the fence, and reads
+//! the report.
+//!
+//! Whoever changes the key holds the keeper: a beat in the middle of a fence would move the key that
+//! the fence names.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fencing::reservation::{OwnHold, drain_wait};
+use fencing::{
+    Claim, ClusterTag, Epoch, Expectation, FenceSequence, FenceUnverified, KeyFlags, Limits,
+    Mailbox, MemberId, Mono, ReservationKey, StartRefused, StartSequence, WritePermit, drive,
+};
+use nvme::reservation::{ChangePersistence, Register};
+use nvme::{HostId, Identified, Namespace};
+
+use super::carrier::Carrier;
+use crate::clock;
+use crate::decide::{self, AbsenceEvidence, Timings, Victim};
+
+/// Pause before a sequence tries again what failed twice.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// This host's registration and whatever changes it.
+pub(super) struct Keeper {
+    volume: Arc<Carrier>,
+    identified: Identified,
+    host: HostId,
+    cluster: ClusterTag,
+    member: MemberId,
+    timings: Timings,
+    require_persistence: bool,
+    /// The registered key as far as this process knows; `None` where it must be read first.
+    key: Option<ReservationKey>,
+}
+
+/// A command on the own key that did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum KeyError {
+    /// The volume refused it, or its outcome is unknown.
+    #[error("{attempted}")]
+    Command {
+        attempted: &'static str,
+        #[source]
+        source: nvme::Error,
+    },
+    /// Nothing of this member is registered.
+    #[error("this host is not registered: it was fenced, or the target lost its registrations")]
+    NotRegistered,
+}
+
+impl KeyError {
+    /// Whether the key may nevertheless have been changed.
+    pub fn outcome_unknown(&self) -> bool {
+        matches!(self, Self::Command { source, .. } if source.outcome_unknown())
+    }
+}
+
+fn failed(attempted: &'static str) -> impl FnOnce(nvme::Error) -> KeyError {
+    move |source| KeyError::Command { attempted, source }
+}
+
+impl Keeper {
+    /// Nothing is registered yet as far as the keeper knows.
+    pub fn new(
+        volume: Arc<Carrier>,
+        identified: Identified,
+        core: &decide::Config,
+        host: HostId,
+        cluster: ClusterTag,
+        require_persistence: bool,
+    ) -> Self {
+        Self {
+            volume,
+            identified,
+            host,
+            cluster,
+            member: core.member,
+            timings: core.timings.clone(),
+            require_persistence,
+            key: None,
+        }
+    }
+
+    /// Registers this host, or replaces the key that an earlier process left.
+    pub async fn register(
+        &mut self,
+        epoch: Epoch,
+        flags: KeyFlags,
+        deadline: Mono,
+    ) -> Result<Mailbox, StartRefused> {
+        let mut sequence = StartSequence::new(self.claim(epoch, flags), self.limits(deadline));
+        let registered = drive(
+            &mut sequence,
+            &*self.volume,
+            clock::now,
+            self.timings.command,
+        )
+        .await?;
+        self.key = Some(registered.key);
+        Ok(registered.mailbox)
+    }
+
+    /// Takes this host's registration back. A host that is not registered is no error.
+    pub async fn unregister(&mut self) -> Result<(), KeyError> {
+        let key = match self.current().await {
+            Ok(key) => key,
+            Err(KeyError::NotRegistered) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let action = Register::Unregister { key: key.pack() };
+        self.volume
+            .register(action, ChangePersistence::Unchanged)
+            .await
+            .map_err(failed("take this host's registration back"))?;
+        self.key = None;
+        Ok(())
+    }
+
+    /// Replaces the key by one with this epoch, these flags and the next beat.
+    pub async fn say(&mut self, epoch: Epoch, flags: KeyFlags) -> Result<(), KeyError> {
+        let current = self.current().await?;
+        let new = current.saying(epoch, flags);
+        let action = Register::Replace {
+            current: current.pack(),
+            new: new.pack(),
+        };
+        // Until the answer is there, the key is either one.
+        self.key = None;
+        self.volume
+            .register(action, ChangePersistence::Unchanged)
+            .await
+            .map_err(failed("replace this host's key"))?;
+        self.key = Some(new);
+        Ok(())
+    }
+
+    /// Fences and proves it; see [`FenceSequence`].
+    pub async fn fence(
+        &mut self,
+        epoch: Epoch,
+        flags: KeyFlags,
+        victim: Victim,
+        former_gone: Option<Mono>,
+        deadline: Mono,
+    ) -> Result<WritePermit, FenceUnverified> {
+        let claim = Claim {
+            former_controllers_gone: former_gone,
+            ..self.claim(epoch, flags)
+        };
+        let mut sequence = FenceSequence::new(claim, expectation(victim), self.limits(deadline));
+        self.key = None;
+        let permit = drive(
+            &mut sequence,
+            &*self.volume,
+            clock::now,
+            self.timings.command,
+        )
+        .await?;
+        self.key = Some(permit.key());
+        Ok(permit)
+    }
+
+    /// The key as registered, read from the volume where it is not known.
+    async fn current(&mut self) -> Result<ReservationKey, KeyError> {
+        if let Some(key) = self.key {
+            return Ok(key);
+        }
+        let report = self
+            .volume
+            .report()
+            .await
+            .map_err(failed("read the reservation report"))?;
+        let mailbox = Mailbox::read(&report, self.cluster);
+        let own = mailbox
+            .of_host(self.host)
+            .filter(|entry| entry.key.member == self.member);
+        let key = own.ok_or(KeyError::NotRegistered)?.key;
+        self.key = Some(key);
+        Ok(key)
+    }
+
+    fn claim(&self, epoch: Epoch, flags: KeyFlags) -> Claim {
+        Claim {
+            host: self.host,
+            cluster: self.cluster,
+            member: self.member,
+            epoch,
+            flags,
+            former_controllers_gone: None,
+        }
+    }
+
+    fn limits(&self, deadline: Mono) -> Limits {
+        Limits {
+            deadline,
+            retry_pause: RETRY_PAUSE,
+            drain_wait: drain_wait(&self.identified),
+            beat: if self.timings.storage_beats {
+                self.timings.storage_beat
+            } else {
+                Duration::ZERO
+            },
+            verify_within: self.timings.command,
+            require_persistence: self.require_persistence,
+        }
+    }
+}
+
+/// What the sequence is to find, from what the decision saw.
+fn expectation(victim: Victim) -> Expectation {
+    match victim {
+        Victim::Holder {
+            host,
+            member,
+            epoch,
+            clean,
+        } => Expectation::Holder(fencing::Victim {
+            host,
+            member,
+            epoch,
+            clean,
+        }),
+        Victim::Own {
+            epoch: _,
+            clean: true,
+            quiet_since: _,
+        } => Expectation::Ourselves(OwnHold::Clean),
+        Victim::Own {
+            epoch: _,
+            clean: false,
+            quiet_since,
+        } => Expectation::Ourselves(OwnHold::QuietSince(quiet_since)),
+        Victim::Nobody(evidence) => Expectation::Nobody(match evidence {
+            AbsenceEvidence::FirstStart => fencing::AbsenceEvidence::NeverOwned,
+            AbsenceEvidence::EveryOwnerStopped { since } => {
+                fencing::AbsenceEvidence::EveryOwnerStopped { since }
+            }
+            AbsenceEvidence::OperatorsWord => fencing::AbsenceEvidence::OperatorsWord,
+        }),
+    }
+}

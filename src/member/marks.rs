@@ -1,0 +1,46 @@
+//! A mark on this node that says "this host owned the volume and was not seen to leave it clean".
+//!
+//! It outlives the process and not the boot: after a crash, commands of the dead process's
+//! controllers may still be under way to the target, and would become legal the moment this host
+//! holds again. Whoever starts next and finds the mark lets its fence wait until they are over.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The mark's file, in the runtime directory, which does not survive a reboot.
+pub(super) struct Marks {
+    path: PathBuf,
+}
+
+impl Marks {
+    /// The mark of one host identity on one volume.
+    pub fn new(runtime_dir: &Path, name: &str) -> Self {
+        Self {
+            path: runtime_dir.join(format!("{name}.owner")),
+        }
+    }
+
+    /// This host is about to own the volume.
+    ///
+    /// # Errors
+    /// The mark could not be made: nothing may be mounted.
+    pub fn owned(&self) -> io::Result<()> {
+        fs::write(&self.path, b"")
+    }
+
+    /// Everything that this host wrote has been completed, or is provably over.
+    pub fn disowned(&self) {
+        // A mark that stays costs a wait, never data.
+        if let Err(error) = fs::remove_file(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, path = %self.path.display(), "the owner's mark stays");
+        }
+    }
+
+    /// Whether this host owned the volume and was not seen to leave it clean.
+    pub fn stands(&self) -> bool {
+        self.path.exists()
+    }
+}

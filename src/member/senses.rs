@@ -1,0 +1,194 @@
+//! Keeps the newest of everything that was seen and hands it to `decide` as one observation.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use fencing::{MemberId, Mono, WritePermit};
+use nvme::HostId;
+use tokio::sync::oneshot;
+
+use super::event::{Changes, Ended, Look};
+use crate::decide::{
+    Answer, Ask, Device, Finished, Heartbeat, Incarnation, Lease, Local, Mount, Observation,
+    PermitFacts, Postgres, Request, RequestId, Running, Seen, StepId,
+};
+
+/// A request and whoever waits for its answer.
+struct Waiting {
+    request: Request,
+    reply: oneshot::Sender<Answer>,
+}
+
+/// The observation in the making.
+pub(super) struct Senses {
+    mailbox: Seen<fencing::Mailbox>,
+    lease: Seen<Option<Lease>>,
+    local: Local,
+    running: Option<Running>,
+    finished: Option<Finished>,
+    requests: VecDeque<Waiting>,
+    newest_request: RequestId,
+    stopping: bool,
+}
+
+impl Senses {
+    /// Nothing seen yet. `former_writer`: see [`Local::former_writer`].
+    pub fn new(incarnation: Incarnation, host: HostId, former_writer: bool, now: Mono) -> Self {
+        Self {
+            mailbox: unseen(now),
+            lease: unseen(now),
+            local: Local {
+                incarnation,
+                host,
+                device: Device::Absent,
+                mount: Mount::Unmounted,
+                postgres: Postgres::Stopped,
+                former_writer,
+                permit: None,
+            },
+            running: None,
+            finished: None,
+            requests: VecDeque::new(),
+            newest_request: RequestId::default(),
+            stopping: false,
+        }
+    }
+
+    /// Everything that one decision rests on; `peers` as their channel has it.
+    pub fn observation(&self, peers: BTreeMap<MemberId, Seen<Heartbeat>>) -> Observation {
+        Observation {
+            mailbox: self.mailbox.clone(),
+            lease: self.lease.clone(),
+            peers,
+            platform: BTreeMap::new(),
+            local: self.local.clone(),
+            running: self.running,
+            finished: self.finished.clone(),
+            request: self.requests.front().map(|waiting| waiting.request),
+            stopping: self.stopping,
+        }
+    }
+
+    /// This machine's facts.
+    pub fn local(&self) -> &Local {
+        &self.local
+    }
+
+    /// The mailbox was looked at.
+    pub fn mailbox(&mut self, look: Look<fencing::Mailbox>) {
+        update(&mut self.mailbox, look);
+    }
+
+    /// The lease was looked at or written.
+    pub fn lease(&mut self, look: Look<Option<Lease>>) {
+        update(&mut self.lease, look);
+    }
+
+    /// A step began; an urgent one replaces the one that was running.
+    pub fn begun(&mut self, id: StepId, now: Mono) {
+        self.running = Some(Running { id, since: now });
+    }
+
+    /// A step ended. One that was given up for an urgent one changes facts but is not "finished".
+    pub fn ended(&mut self, ended: Ended, now: Mono) -> Option<WritePermit> {
+        let Ended {
+            id,
+            outcome,
+            changes,
+        } = ended;
+        if self.running.is_some_and(|running| running.id == id) {
+            self.running = None;
+            self.finished = Some(Finished {
+                id,
+                at: now,
+                outcome,
+            });
+            self.changed(changes)
+        } else {
+            // The permit of a fence that was given up must not be used.
+            let _dropped = self.changed(Changes {
+                permit: None,
+                ..changes
+            });
+            None
+        }
+    }
+
+    /// Facts of this machine changed. Returns a permit that was proven.
+    pub fn changed(&mut self, changes: Changes) -> Option<WritePermit> {
+        let Changes {
+            device,
+            mount,
+            postgres,
+            permit,
+        } = changes;
+        self.local.device = device.unwrap_or(self.local.device);
+        self.local.mount = mount.unwrap_or(self.local.mount);
+        self.local.postgres = postgres.unwrap_or(self.local.postgres);
+        permit
+    }
+
+    /// The permit in the executor's hands, or that it was dropped.
+    pub fn permit(&mut self, permit: Option<&WritePermit>) {
+        self.local.permit = permit.map(|permit| PermitFacts {
+            epoch: permit.epoch(),
+            key: permit.key(),
+            proven_at: permit.proven_at(),
+        });
+    }
+
+    /// An operator asks for something.
+    pub fn asked(&mut self, ask: Ask, reply: oneshot::Sender<Answer>) {
+        self.newest_request = RequestId(self.newest_request.0 + 1);
+        let request = Request {
+            id: self.newest_request,
+            ask,
+        };
+        self.requests.push_back(Waiting { request, reply });
+    }
+
+    /// `decide` answered a request.
+    pub fn answered(&mut self, id: RequestId, answer: Answer) {
+        let found = self
+            .requests
+            .iter()
+            .position(|waiting| waiting.request.id == id);
+        if let Some(waiting) = found.and_then(|at| self.requests.remove(at)) {
+            // Whoever asked may have gone away; the answer stands all the same.
+            let _gone = waiting.reply.send(answer);
+        }
+    }
+
+    /// SIGTERM came.
+    pub fn terminate(&mut self) {
+        self.stopping = true;
+    }
+}
+
+fn unseen<T>(now: Mono) -> Seen<T> {
+    Seen::Unknown {
+        since: now,
+        cause: "not looked at yet".to_owned(),
+    }
+}
+
+/// A failed look makes the channel Unknown since the first failure; a look that began before the
+/// newest successful one is late and says nothing.
+fn update<T>(seen: &mut Seen<T>, look: Look<T>) {
+    let late = matches!(seen, Seen::Known { at, .. } if look.began < *at);
+    match (look.result, &mut *seen) {
+        _ if late => {}
+        (Ok(value), _) => {
+            *seen = Seen::Known {
+                value,
+                at: look.began,
+            }
+        }
+        (Err(cause), Seen::Unknown { cause: known, .. }) => *known = cause,
+        (Err(cause), Seen::Known { .. }) => {
+            *seen = Seen::Unknown {
+                since: look.began,
+                cause,
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Brings a member up: everything that must be there before its first decision.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use fencing::ClusterTag;
+use nvme::Namespace;
+use nvme::initiator::Initiator;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Mutex, mpsc};
+
+use super::Member;
+use super::carrier;
+use super::event::Event;
+use super::executor::Executor;
+use super::keeper::Keeper;
+use super::looks::Looks;
+use super::marks::Marks;
+use super::senses::Senses;
+use super::steps::{Database, Tools};
+use crate::clock;
+use crate::config::Config;
+use crate::decide::{self, Incarnation, Memory};
+use crate::lease::LeaseStore;
+use crate::peer::PeerChannel;
+use crate::postgres::{Instance, OsUser, Programs};
+
+/// Why a member did not come up. Nothing was changed on the volume.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// PostgreSQL's programs cannot be used.
+    #[error("find PostgreSQL")]
+    Programs(#[from] crate::postgres::ProgramsError),
+    /// Its user cannot be used.
+    #[error("find PostgreSQL's user")]
+    User(#[from] crate::postgres::OsUserError),
+    /// The volume cannot be reached.
+    #[error("connect to the volume")]
+    Connect(#[from] nvme::initiator::ConnectError),
+    /// The volume did not say what it is.
+    #[error("identify the volume")]
+    Identify(#[from] nvme::Error),
+    /// The volume cannot be fenced.
+    #[error(
+        "the volume has no reservations (RESCAP {rescap:#04x}): it cannot be fenced; use a target and namespace that support Write Exclusive reservations"
+    )]
+    NoReservations {
+        /// RESCAP.
+        rescap: u8,
+    },
+    /// The channel to the peers did not start.
+    #[error("start the channel to the peers")]
+    Peers(#[from] crate::peer::StartError),
+    /// A part of the system refused.
+    #[error("{attempted}")]
+    System {
+        /// What was attempted.
+        attempted: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// RESCAP bit 1: Write Exclusive reservations.
+const RESCAP_WRITE_EXCLUSIVE: u8 = 1 << 1;
+
+fn system(attempted: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
+    move |source| StartError::System { attempted, source }
+}
+
+/// Runs a member until it has left. `node_lock` is held by every process of its PostgreSQL.
+///
+/// # Errors
+/// [`StartError`] before anything was changed.
+pub async fn run(config: Config, node_lock: OwnedFd) -> Result<ExitCode, StartError> {
+    let incarnation = Incarnation(rand::random());
+    let core = core(&config);
+    let cluster = ClusterTag::of(&config.cluster);
+    let host = config.volume.host_id;
+    let instance = instance(&config)?;
+    let volume =
+        Arc::new(Initiator::connect(carrier::options(&config.volume, &core.timings)).await?);
+    let identified = volume.identify().await?;
+    if identified.reservation_capabilities & RESCAP_WRITE_EXCLUSIVE == 0 {
+        return Err(StartError::NoReservations {
+            rescap: identified.reservation_capabilities,
+        });
+    }
+    let lease = LeaseStore::open(&config, incarnation).map_err(system("open the lease store"))?;
+    let peers = PeerChannel::start(&config, incarnation).await?;
+    let (events, queue) = mpsc::unbounded_channel();
+    listen_for_signals(&events).map_err(system("listen for signals"))?;
+    let looks = Looks::start(
+        volume.clone(),
+        cluster,
+        lease.clone(),
+        &core.timings,
+        events.clone(),
+    );
+    let keeper = Keeper::new(
+        volume.clone(),
+        identified,
+        &core,
+        host,
+        cluster,
+        config.volume.require_persistence,
+    );
+    let marks = Marks::new(&config.runtime_dir, &host.to_string());
+    let former_writer = marks.stands();
+    let tools = Tools {
+        timings: core.timings.clone(),
+        cluster,
+        volume,
+        keeper: Mutex::new(keeper),
+        lease,
+        device: Mutex::new(None),
+        made: AtomicU64::new(0),
+        mounted: std::sync::Mutex::new(None),
+        database: Database::new(instance, node_lock),
+        marks,
+        events: events.clone(),
+        config,
+    };
+    let member = Member {
+        core,
+        memory: Memory::default(),
+        senses: Senses::new(incarnation, host, former_writer, clock::now()),
+        executor: Executor::new(Arc::new(tools), events.clone()),
+        looks,
+        peers,
+        events,
+        reason: None,
+    };
+    Ok(member.run(queue).await)
+}
+
+/// What of the configuration the decisions rest on. The member with the lowest number may format.
+fn core(config: &Config) -> decide::Config {
+    let peers = config.peer.members.iter().map(|peer| peer.number);
+    let members: BTreeSet<_> = peers.chain([config.number]).collect();
+    decide::Config {
+        member: config.number,
+        bootstrap: members.first().copied().unwrap_or(config.number),
+        members,
+        timings: config.timings.clone(),
+    }
+}
+
+fn instance(config: &Config) -> Result<Instance, StartError> {
+    let postgres = &config.postgres;
+    Ok(Instance {
+        cluster: config.cluster.clone(),
+        member: config.member.clone(),
+        programs: Programs::in_directory(&postgres.bin_dir)?,
+        user: OsUser::look_up(&postgres.os_user)?,
+        volume_root: config.volume.mount_point.clone(),
+        data_directory: config.volume.mount_point.join(&postgres.data_directory),
+        runtime_directory: config.runtime_dir.clone(),
+        socket_directory: postgres.socket_directory.clone(),
+        port: postgres.port,
+        listen_addresses: postgres.listen_addresses.clone(),
+        parameters: postgres.parameters.clone(),
+        hba: postgres.hba.clone(),
+    })
+}
+
+/// SIGTERM and SIGINT mean: hand over and go.
+fn listen_for_signals(events: &mpsc::UnboundedSender<Event>) -> std::io::Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind)?;
+        let events = events.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                let _closed = events.send(Event::Terminate);
+            }
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! Making the block device anew.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Done, Tools, failed, whole};
+use crate::decide::{self, Outcome};
+use crate::member::device::Device;
+use crate::member::event::{Changes, Event};
+
+impl Tools {
+    /// Destroys the device with everything queued in it and makes it anew. SAFETY.md I6
+    pub(super) async fn rebuild_device(self: &Arc<Self>) -> Done {
+        let mut slot = self.device.lock().await;
+        if let Some(device) = slot.take()
+            && let Err((device, error)) = device.destroy().await
+        {
+            *slot = Some(device);
+            return failed(whole(error));
+        }
+        let _closed = self.events.send(Event::Changed(Changes {
+            device: Some(decide::Device::Absent),
+            ..Changes::default()
+        }));
+        let made = self.made.fetch_add(1, Ordering::Relaxed) + 1;
+        match Device::make(
+            &self.config.volume,
+            &self.timings,
+            made,
+            self.events.clone(),
+        )
+        .await
+        {
+            Ok(device) => *slot = Some(device),
+            Err(error) => return failed(whole(error)),
+        }
+        drop(slot);
+        let device = Some(decide::Device::Attached { made });
+        (
+            Outcome::Done,
+            Changes {
+                device,
+                ..Changes::default()
+            },
+        )
+    }
+}

@@ -1,0 +1,209 @@
+//! Steps on PostgreSQL.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fencing::{Mono, WritePermit};
+use tokio::sync::{Mutex, mpsc, watch};
+
+use super::{Done, Tools, failed, whole};
+use crate::clock;
+use crate::decide::{Outcome, Postgres};
+use crate::member::event::{Changes, Event};
+use crate::postgres::{
+    End, Instance, Launched, Postmaster, Request, Session, launch, verify_shut_down,
+};
+
+/// The program that becomes pid 1 of PostgreSQL's namespace: the very one that is running.
+const BATON: &str = "/proc/self/exe";
+
+/// PostgreSQL on this member.
+pub(in crate::member) struct Database {
+    instance: Instance,
+    node_lock: OwnedFd,
+    postmaster: Mutex<Option<Postmaster>>,
+    /// Open while PostgreSQL serves, so that a checkpoint need not connect first.
+    session: Mutex<Option<Session>>,
+    runs: AtomicU64,
+}
+
+impl Database {
+    /// PostgreSQL is not running. Every process of it will hold the node's lock open.
+    pub fn new(instance: Instance, node_lock: OwnedFd) -> Self {
+        Self {
+            instance,
+            node_lock,
+            postmaster: Mutex::new(None),
+            session: Mutex::new(None),
+            runs: AtomicU64::new(0),
+        }
+    }
+
+    /// Its programs, places and settings.
+    pub fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    /// The number of the newest start.
+    pub fn run(&self) -> u64 {
+        self.runs.load(Ordering::Relaxed)
+    }
+
+    /// Closes the member's own session.
+    pub async fn forget_session(&self) {
+        *self.session.lock().await = None;
+    }
+
+    async fn remember(&self, postmaster: Postmaster, events: &mpsc::UnboundedSender<Event>) {
+        let run = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut end = postmaster.watch();
+        *self.postmaster.lock().await = Some(postmaster);
+        let events = events.clone();
+        tokio::spawn(async move {
+            reaped(&mut end).await;
+            let how = end.borrow().unwrap_or(End::Unknown).to_string();
+            let _closed = events.send(Event::PostgresGone { run, how });
+        });
+    }
+}
+
+impl Tools {
+    /// Starts PostgreSQL and waits until it has committed a write.
+    pub(super) async fn start_postgres(&self, permit: Arc<WritePermit>, deadline: Mono) -> Done {
+        let database = &self.database;
+        let lock = match database.node_lock.try_clone() {
+            Ok(lock) => lock,
+            Err(error) => return failed(error),
+        };
+        let launched = launch(&permit, &database.instance, Path::new(BATON), Some(lock)).await;
+        let Launched {
+            postmaster,
+            starting,
+        } = match launched {
+            Ok(launched) => launched,
+            Err(error) => return failed(whole(error)),
+        };
+        database.remember(postmaster, &self.events).await;
+        let _closed = self
+            .events
+            .send(Event::Changed(postgres_is(Postgres::Starting)));
+        if let Err(error) = starting.ready(clock::now().until(deadline)).await {
+            return failed(whole(error));
+        }
+        match self.first_write(&permit, deadline).await {
+            Ok(session) => {
+                *database.session.lock().await = Some(session);
+                (Outcome::Done, postgres_is(Postgres::Running))
+            }
+            Err(error) => failed(whole(error)),
+        }
+    }
+
+    async fn first_write(
+        &self,
+        permit: &WritePermit,
+        deadline: Mono,
+    ) -> Result<Session, crate::postgres::SessionError> {
+        let left = || clock::now().until(deadline);
+        let session = Session::connect(&self.database.instance, left()).await?;
+        session
+            .commit_ownership(permit.epoch(), &self.config.member, left())
+            .await?;
+        Ok(session)
+    }
+
+    /// CHECKPOINT and syncfs while serving.
+    pub(super) async fn checkpoint(&self, deadline: Mono) -> Done {
+        let left = clock::now().until(deadline);
+        {
+            let mut session = self.database.session.lock().await;
+            let open = match session.take().filter(|session| !session.is_closed()) {
+                Some(open) => Ok(open),
+                None => Session::connect(&self.database.instance, left).await,
+            };
+            let open = match open {
+                Ok(open) => session.insert(open),
+                Err(error) => return failed(whole(error)),
+            };
+            if let Err(error) = open.checkpoint(left).await {
+                return failed(whole(error));
+            }
+        }
+        self.sync_filesystem(deadline).await
+    }
+
+    /// Asks PostgreSQL to stop and waits until its process tree is empty; the deadline is the step's.
+    pub(super) async fn stop_postgres(&self, immediate: bool) -> Done {
+        self.database.forget_session().await;
+        let request = if immediate {
+            Request::StopImmediate
+        } else {
+            Request::StopFast
+        };
+        let _closed = self
+            .events
+            .send(Event::Changed(postgres_is(Postgres::Stopping)));
+        let mut end = {
+            let mut postmaster = self.database.postmaster.lock().await;
+            let Some(postmaster) = postmaster.as_mut() else {
+                return self.stopped(false).await;
+            };
+            if let Err(error) = postmaster.ask(request)
+                && postmaster.ended().is_none()
+            {
+                return failed(error);
+            }
+            postmaster.watch()
+        };
+        reaped(&mut end).await;
+        self.stopped(!immediate).await
+    }
+
+    /// Kills the whole tree and waits until it is empty.
+    pub(super) async fn kill_postgres(&self) -> Done {
+        self.database.forget_session().await;
+        let mut end = {
+            let postmaster = self.database.postmaster.lock().await;
+            let Some(postmaster) = postmaster.as_ref() else {
+                return (Outcome::Done, postgres_is(Postgres::Stopped));
+            };
+            if let Err(error) = postmaster.kill() {
+                return failed(error);
+            }
+            postmaster.watch()
+        };
+        reaped(&mut end).await;
+        (Outcome::Done, postgres_is(Postgres::Stopped))
+    }
+
+    /// After a fast stop the control file must agree that nothing is left to replay.
+    async fn stopped(&self, verify: bool) -> Done {
+        let directory = self.database.instance.data_directory.clone();
+        let read = move || verify_shut_down(&directory, false).map_err(whole);
+        let clean = verify
+            && match self.blocking("postgres-verify", Mono::MAX, read).await {
+                Ok(Ok(_)) => true,
+                Ok(Err(cause)) => {
+                    tracing::warn!(cause, "PostgreSQL was not shut down in order");
+                    false
+                }
+                Err(_) => false,
+            };
+        (Outcome::Stopped { clean }, postgres_is(Postgres::Stopped))
+    }
+}
+
+/// Waits until the whole process tree is reaped. The sender lives as long as the thread that reaps:
+/// its loss says the same.
+async fn reaped(end: &mut watch::Receiver<Option<End>>) {
+    let _ended = end.wait_for(Option::is_some).await.is_ok();
+}
+
+fn postgres_is(postgres: Postgres) -> Changes {
+    Changes {
+        postgres: Some(postgres),
+        ..Changes::default()
+    }
+}

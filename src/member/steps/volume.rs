@@ -1,0 +1,341 @@
+//! Steps on the filesystem: look, make, mount, flush, unmount.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+
+use fencing::{Mono, WritePermit};
+use nvme::Namespace;
+
+use super::{Done, Tools, done, failed, whole};
+use crate::clock;
+use crate::config::Config;
+use crate::decide::{Mount, Outcome, VolumeFacts};
+use crate::member::event::{Changes, Event};
+use crate::postgres::{DataDirectory, Instance, initdb};
+use crate::volume::{
+    self, Bounded, Cleanliness, Contents, Label, Marker, Mounted, StillMounted, Superblock,
+};
+
+impl Tools {
+    /// Drops the device's cached blocks and reads what the volume holds, past every cache.
+    pub(super) async fn prepare_volume(&self, deadline: Mono) -> Done {
+        let path = match self.device_path().await {
+            Ok(path) => path,
+            Err(refused) => return refused,
+        };
+        let label = Label::of_cluster(&self.config.cluster);
+        match self
+            .blocking("volume-look", deadline, move || look(&path, &label))
+            .await
+        {
+            Ok(Ok(facts)) => (Outcome::Volume(facts), Changes::default()),
+            Ok(Err(cause)) => failed(cause),
+            Err(refused) => refused,
+        }
+    }
+
+    /// Makes the filesystem and the database on a volume that is proven blank once more.
+    pub(super) async fn format(&self, permit: Arc<WritePermit>, deadline: Mono) -> Done {
+        let path = match self.about_to_write(&permit).await {
+            Ok(path) => path,
+            Err(refused) => return refused,
+        };
+        let (config, instance) = (self.config.clone(), self.database.instance().clone());
+        let make = move || make(&permit, &path, &config, &instance);
+        match self.blocking("volume-format", deadline, make).await {
+            Ok(Ok(())) => done(),
+            Ok(Err(cause)) => failed(cause),
+            Err(refused) => refused,
+        }
+    }
+
+    /// Mounts under the permit and checks that the data is this cluster's.
+    pub(super) async fn mount(&self, permit: Arc<WritePermit>, deadline: Mono) -> Done {
+        let path = match self.about_to_write(&permit).await {
+            Ok(path) => path,
+            Err(refused) => return refused,
+        };
+        self.say_mount(Mount::Mounted);
+        let (config, instance) = (self.config.clone(), self.database.instance().clone());
+        let call = move || mount_ours(&permit, &path, &config, &instance);
+        match self.blocking_on_mount("volume-mount", deadline, call).await {
+            Ok(Ok(mounted)) => {
+                *self.mounted.lock().unwrap_or_else(PoisonError::into_inner) = Some(mounted);
+                (Outcome::Done, mount_is(Mount::Mounted))
+            }
+            Ok(Err((Some(mounted), cause))) => {
+                *self.mounted.lock().unwrap_or_else(PoisonError::into_inner) = Some(mounted);
+                (Outcome::Failed { cause }, mount_is(Mount::Mounted))
+            }
+            Ok(Err((None, cause))) => (Outcome::Failed { cause }, mount_is(Mount::Unmounted)),
+            Err(refused) => refused,
+        }
+    }
+
+    /// Writes everything back, unmounts, flushes the volume, drops the caches and reads the
+    /// superblock back: the order in which each is proven by the next.
+    pub(super) async fn unmount(&self, deadline: Mono) -> Done {
+        let Some(mounted) = self.take_mounted() else {
+            return (
+                Outcome::Unmounted { clean: false },
+                mount_is(Mount::Unmounted),
+            );
+        };
+        self.database.forget_session().await;
+        let device = mounted.device().to_owned();
+        let call = move || {
+            let synced = mounted.sync();
+            mounted.unmount().map(|()| synced)
+        };
+        let synced = match self
+            .blocking_on_mount("volume-unmount", deadline, call)
+            .await
+        {
+            Ok(Ok(synced)) => synced,
+            Ok(Err(still)) => return self.still_mounted(*still),
+            Err(refused) => return refused,
+        };
+        let flushed = tokio::time::timeout(self.timings.command, self.volume.flush()).await;
+        let clean = synced.is_ok()
+            && matches!(flushed, Ok(Ok(())))
+            && self.is_clean(device, deadline).await;
+        (Outcome::Unmounted { clean }, mount_is(Mount::Unmounted))
+    }
+
+    /// `FS_IOC_SHUTDOWN`: nothing of this mount is written from now on.
+    pub(super) async fn shut_filesystem_down(&self) -> Done {
+        let mount_point = self.config.volume.mount_point.clone();
+        let there = self
+            .mounted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some();
+        if !there {
+            return done();
+        }
+        let call = move || nvme::block::shut_down(&mount_point);
+        match self.blocking("volume-shutdown", Mono::MAX, call).await {
+            Ok(Ok(())) => done(),
+            Ok(Err(error)) => failed(whole(error)),
+            Err(refused) => refused,
+        }
+    }
+
+    /// Unmounts a filesystem that was shut down.
+    pub(super) async fn drop_mount(&self, deadline: Mono) -> Done {
+        let Some(mounted) = self.take_mounted() else {
+            return (Outcome::Done, mount_is(Mount::Unmounted));
+        };
+        self.database.forget_session().await;
+        match self
+            .blocking_on_mount("volume-drop", deadline, move || mounted.unmount())
+            .await
+        {
+            Ok(Ok(())) => (Outcome::Done, mount_is(Mount::Unmounted)),
+            Ok(Err(still)) => self.still_mounted(*still),
+            Err(refused) => refused,
+        }
+    }
+
+    /// Writes this filesystem's dirty pages back, while it is in use.
+    pub(super) async fn sync_filesystem(&self, deadline: Mono) -> Done {
+        let copy = match self
+            .mounted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+        {
+            Some(mounted) => mounted.try_clone(),
+            None => return failed("nothing is mounted"),
+        };
+        let copy = match copy {
+            Ok(copy) => copy,
+            Err(error) => return failed(error),
+        };
+        match self
+            .blocking("volume-sync", deadline, move || copy.sync())
+            .await
+        {
+            Ok(Ok(())) => done(),
+            Ok(Err(error)) => failed(whole(error)),
+            Err(refused) => refused,
+        }
+    }
+
+    async fn device_path(&self) -> Result<PathBuf, Done> {
+        let device = self.device.lock().await;
+        let path = device.as_ref().map(|device| device.path().to_owned());
+        path.ok_or_else(|| failed("there is no block device: its bridge is gone"))
+    }
+
+    /// Everything that must be true right before the first write: the node remembers that it owned,
+    /// and a fresh report confirms the permit. SAFETY.md I2
+    async fn about_to_write(&self, permit: &WritePermit) -> Result<PathBuf, Done> {
+        let path = self.device_path().await?;
+        self.marks.owned().map_err(failed)?;
+        let report = tokio::time::timeout(self.timings.command, self.volume.report()).await;
+        let report = report
+            .map_err(|_| failed("the reservation report before the mount got no answer"))?
+            .map_err(|error| failed(whole(error)))?;
+        permit.confirm(&report).map_err(failed)?;
+        Ok(path)
+    }
+
+    async fn is_clean(&self, device: PathBuf, deadline: Mono) -> bool {
+        let read = move || {
+            volume::drop_caches(&device).map_err(whole)?;
+            Superblock::read(&device).map_err(whole)
+        };
+        match self.blocking("volume-verify", deadline, read).await {
+            Ok(Ok(superblock)) => superblock.cleanliness() == Cleanliness::Clean,
+            Ok(Err(cause)) => {
+                tracing::warn!(%cause, "the superblock could not be read back");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn still_mounted(&self, still: StillMounted) -> Done {
+        let cause = whole(&still);
+        *self.mounted.lock().unwrap_or_else(PoisonError::into_inner) = still.mounted;
+        (Outcome::Failed { cause }, mount_is(Mount::Mounted))
+    }
+
+    fn take_mounted(&self) -> Option<Mounted> {
+        self.mounted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    fn say_mount(&self, mount: Mount) {
+        let _closed = self.events.send(Event::Changed(mount_is(mount)));
+    }
+
+    /// Runs a call on a thread of its own; beyond the deadline it is waited for all the same.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        deadline: Mono,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Done> {
+        match volume::within(clock::now().until(deadline), what, call).await {
+            Ok(Bounded::Done(value)) => Ok(value),
+            Ok(Bounded::Stuck(pending)) => pending.await.map_err(|error| failed(whole(error))),
+            Err(error) => Err(failed(whole(error))),
+        }
+    }
+
+    /// The same for a call that changes the mount: beyond the deadline the mount is stuck.
+    async fn blocking_on_mount<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        deadline: Mono,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Done> {
+        match volume::within(clock::now().until(deadline), what, call).await {
+            Ok(Bounded::Done(value)) => Ok(value),
+            Ok(Bounded::Stuck(pending)) => {
+                tracing::error!(what, "a system call on the volume does not return");
+                self.say_mount(Mount::Stuck);
+                pending.await.map_err(|error| failed(whole(error)))
+            }
+            Err(error) => Err(failed(whole(error))),
+        }
+    }
+}
+
+fn mount_is(mount: Mount) -> Changes {
+    Changes {
+        mount: Some(mount),
+        ..Changes::default()
+    }
+}
+
+fn look(path: &Path, label: &Label) -> Result<VolumeFacts, String> {
+    volume::drop_caches(path).map_err(whole)?;
+    let (contents, _blank) = volume::probe(path).map_err(whole)?;
+    Ok(match contents {
+        Contents::Blank => VolumeFacts::Blank,
+        Contents::Foreign { what } => VolumeFacts::Foreign { what },
+        Contents::Ext4(superblock) => match superblock.admit(label) {
+            Err(refusal) => VolumeFacts::Foreign {
+                what: refusal.to_string(),
+            },
+            Ok(()) => VolumeFacts::Ours {
+                clean: superblock.cleanliness() == Cleanliness::Clean,
+            },
+        },
+    })
+}
+
+/// Filesystem, marker, database, marker with the database's identity; unmounted again at the end.
+fn make(
+    permit: &WritePermit,
+    path: &Path,
+    config: &Config,
+    instance: &Instance,
+) -> Result<(), String> {
+    let (contents, blank) = volume::probe(path).map_err(whole)?;
+    let blank = blank.ok_or_else(|| format!("the volume is not blank: {contents:?}"))?;
+    let label = Label::of_cluster(&config.cluster);
+    let uuid = volume::format(permit, blank, &label).map_err(whole)?;
+    let mounted = volume::mount(permit, path, &config.volume.mount_point).map_err(whole)?;
+    let made = populate(permit, &mounted, uuid, config, instance);
+    mounted.unmount().map_err(|still| whole(*still))?;
+    made
+}
+
+fn populate(
+    permit: &WritePermit,
+    mounted: &Mounted,
+    filesystem: uuid::Uuid,
+    config: &Config,
+    instance: &Instance,
+) -> Result<(), String> {
+    let mut marker = Marker::new(&config.cluster, filesystem, permit.epoch());
+    marker.write(permit, mounted.mount_point()).map_err(whole)?;
+    let control = initdb(permit, instance).map_err(whole)?;
+    marker.system_identifier = Some(control.system_identifier);
+    marker.write(permit, mounted.mount_point()).map_err(whole)?;
+    mounted.sync().map_err(whole)
+}
+
+/// Mounts, and unmounts again what turns out not to be ours.
+fn mount_ours(
+    permit: &WritePermit,
+    path: &Path,
+    config: &Config,
+    instance: &Instance,
+) -> Result<Mounted, (Option<Mounted>, String)> {
+    let superblock = Superblock::read(path).map_err(|error| (None, whole(error)))?;
+    let mounted = volume::mount(permit, path, &config.volume.mount_point)
+        .map_err(|error| (None, whole(error)))?;
+    match admit(&mounted, superblock.uuid, config, instance) {
+        Ok(()) => Ok(mounted),
+        Err(cause) => match mounted.unmount() {
+            Ok(()) => Err((None, cause)),
+            Err(still) => {
+                let cause = format!("{cause}; then: {}", whole(&still));
+                Err((still.mounted, cause))
+            }
+        },
+    }
+}
+
+/// The data must be this cluster's, of this PostgreSQL's version, and complete.
+fn admit(
+    mounted: &Mounted,
+    filesystem: uuid::Uuid,
+    config: &Config,
+    instance: &Instance,
+) -> Result<(), String> {
+    let marker = Marker::read(mounted.mount_point()).map_err(whole)?;
+    marker.admit(&config.cluster, filesystem).map_err(whole)?;
+    DataDirectory::read(mounted.mount_point(), &instance.data_directory)
+        .map_err(whole)?
+        .ok_or_else(|| format!("{} is missing", instance.data_directory.display()))?
+        .admit(instance.programs.major, marker.system_identifier)
+        .map_err(whole)
+}
