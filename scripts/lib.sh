@@ -56,3 +56,15 @@ install_missing() {
     [ -e /dev/fuse ] || die "/dev/fuse is missing: the kernel needs FUSE (modprobe fuse); in a container, pass --device /dev/fuse"
     [ -e /dev/loop-control ] || die "/dev/loop-control is missing: the kernel needs loop devices (modprobe loop); a container must be privileged"
 }
+
+# Fails, and names them, if processes of this program are left, or the mounts or loop devices of a lab.
+leftovers() {
+    local program=$1 found=0 link
+    for link in /proc/[0-9]*/exe; do
+        [ "$(readlink "$link" 2>/dev/null)" = "$program" ] || continue
+        echo "process left: ${link//[^0-9]/}" && found=1
+    done
+    grep -E ' /(var/tmp|tmp)/baton' /proc/self/mounts && echo "mount left" && found=1
+    cat /sys/block/loop*/loop/backing_file 2>/dev/null | grep -E '^/(var/tmp|tmp)/baton' && echo "loop device left" && found=1
+    return $found
+}

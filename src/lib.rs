@@ -11,3 +11,4 @@ pub mod member;
 pub mod peer;
 pub mod postgres;
 pub mod volume;
+pub mod lab;

@@ -1,0 +1,18 @@
+# The one way to run things; the scripts behind it work without `just`.
+
+# formatting and lints
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# every test and drill; installs what is missing; needs root
+test:
+    scripts/test
+
+# the simulation on its own: just sim SEEDS=100000
+sim SEEDS="10000":
+    SEEDS={{ trim_start_match(SEEDS, "SEEDS=") }} cargo test --release --locked --test simulation -- --nocapture
+
+# Baton and Patroni under the same writer; needs root
+bench *ARGS:
+    scripts/bench {{ ARGS }}
