@@ -12,3 +12,4 @@ pub mod peer;
 pub mod postgres;
 pub mod volume;
 pub mod lab;
+pub mod lease;

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 pub mod bridge;
 pub mod drill;
 pub mod postgres_init;
+pub mod lab;
 pub mod run;
 pub mod target;
 
@@ -39,6 +40,7 @@ subcommands! {
     Drill = drill,
     #[command(hide = true)]
     PostgresInit = postgres_init,
+    Lab = lab,
     Run = run,
     Target = target,
 }

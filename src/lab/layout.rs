@@ -67,7 +67,9 @@ pub enum LayoutError {
     #[error("no PostgreSQL from 14 on below /usr/lib/postgresql: install the package postgresql")]
     NoPostgres,
     /// PostgreSQL's operating system user is missing.
-    #[error("the user `postgres`, who is to run PostgreSQL, does not exist: install the package postgresql")]
+    #[error(
+        "the user `postgres`, who is to run PostgreSQL, does not exist: install the package postgresql"
+    )]
     NoUser,
 }
 
@@ -116,14 +118,19 @@ impl Lab {
         let existing = dir.join("lab.json").exists();
         if !existing {
             if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
-                return Err(LayoutError::Foreign { dir: dir.to_owned() });
+                return Err(LayoutError::Foreign {
+                    dir: dir.to_owned(),
+                });
             }
             fs::create_dir_all(dir).map_err(failed("make the directory", dir))?;
         }
         let dir = canonical(dir)?;
         let mut lab = match existing {
             true => Self::open(&dir)?,
-            false => Self { dir, record: Record::new(size).map_err(failed("find free ports for", "the lab"))? },
+            false => Self {
+                dir,
+                record: Record::new(size).map_err(failed("find free ports for", "the lab"))?,
+            },
         };
         lab.record.volatile_cache = volatile_cache;
         lab.renew_ports()?;
@@ -138,12 +145,18 @@ impl Lab {
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(LayoutError::None { dir: dir.to_owned() });
+                return Err(LayoutError::None {
+                    dir: dir.to_owned(),
+                });
             }
             Err(source) => return Err(failed("read", path)(source)),
         };
-        let record = serde_json::from_str(&text).map_err(|source| LayoutError::Record { path, source })?;
-        Ok(Self { dir: canonical(dir)?, record })
+        let record =
+            serde_json::from_str(&text).map_err(|source| LayoutError::Record { path, source })?;
+        Ok(Self {
+            dir: canonical(dir)?,
+            record,
+        })
     }
 
     /// Replaces the record; atomic, so that a reader never sees half of it.
@@ -184,32 +197,48 @@ impl Lab {
 
     /// The paths of one member.
     pub fn member<'a>(&'a self, name: &str) -> Member<'a> {
-        Member { lab: self, dir: self.dir.join(name), name: name.to_owned() }
+        Member {
+            lab: self,
+            dir: self.dir.join(name),
+            name: name.to_owned(),
+        }
     }
 
     /// Draws new ports where another process took one in the meantime.
     fn renew_ports(&mut self) -> Result<(), LayoutError> {
         let record = &self.record;
-        let members = record.members.values().flat_map(|m| [m.peer_port, m.link_port, m.postgres_port]);
+        let members = record
+            .members
+            .values()
+            .flat_map(|m| [m.peer_port, m.link_port, m.postgres_port]);
         let mut used = members.chain([record.target_port]);
         if used.all(|port| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()) {
             return Ok(());
         }
-        self.record.draw_ports().map_err(failed("find free ports for", &self.dir))
+        self.record
+            .draw_ports()
+            .map_err(failed("find free ports for", &self.dir))
     }
 
     fn make_directories(&self) -> Result<(), LayoutError> {
-        let make = |path: PathBuf| fs::create_dir_all(&path).map_err(failed("make the directory", path));
+        let make =
+            |path: PathBuf| fs::create_dir_all(&path).map_err(failed("make the directory", path));
         make(self.dir.join("target"))?;
         make(self.lease_directory())?;
         for name in MEMBERS {
             let member = self.member(name);
-            for path in [member.mount_point(), member.bridge(), member.runtime(), member.postgres_sockets()] {
+            for path in [
+                member.mount_point(),
+                member.bridge(),
+                member.runtime(),
+                member.postgres_sockets(),
+            ] {
                 make(path)?;
             }
             let postgres = postgres_user()?;
             let sockets = member.postgres_sockets();
-            chown(&sockets, Some(postgres.0), Some(postgres.1)).map_err(failed("give to `postgres`", sockets))?;
+            chown(&sockets, Some(postgres.0), Some(postgres.1))
+                .map_err(failed("give to `postgres`", sockets))?;
             member.reach_lease(true)?;
         }
         let secret = self.dir.join("secret");
@@ -217,19 +246,30 @@ impl Lab {
             let text = format!("{}\n", Uuid::new_v4().simple());
             fs::write(&secret, text).map_err(failed("write", &secret))?;
         }
-        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).map_err(failed("protect", &secret))
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600))
+            .map_err(failed("protect", &secret))
     }
 }
 
 impl Record {
     fn new(size: u64) -> io::Result<Self> {
         let member = |(name, number): (&str, u8)| {
-            let record =
-                MemberRecord { number, host_id: Uuid::new_v4(), peer_port: 0, link_port: 0, postgres_port: 0 };
+            let record = MemberRecord {
+                number,
+                host_id: Uuid::new_v4(),
+                peer_port: 0,
+                link_port: 0,
+                postgres_port: 0,
+            };
             (name.to_owned(), record)
         };
         let members = MEMBERS.into_iter().zip(1..).map(member).collect();
-        let mut record = Self { target_port: 0, size, volatile_cache: false, members };
+        let mut record = Self {
+            target_port: 0,
+            size,
+            volatile_cache: false,
+            members,
+        };
         record.draw_ports()?;
         Ok(record)
     }
@@ -239,7 +279,8 @@ impl Record {
         let [target, members @ ..] = ports;
         self.target_port = target;
         for (member, ports) in self.members.values_mut().zip(members.chunks_exact(3)) {
-            (member.peer_port, member.link_port, member.postgres_port) = (ports[0], ports[1], ports[2]);
+            (member.peer_port, member.link_port, member.postgres_port) =
+                (ports[0], ports[1], ports[2]);
         }
         Ok(())
     }
@@ -315,7 +356,11 @@ impl Member<'_> {
     pub fn reach_lease(&self, reachable: bool) -> Result<(), LayoutError> {
         let link = self.dir.join("lease");
         let next = self.dir.join("lease.next");
-        let place = if reachable { "../lease" } else { "../unreachable" };
+        let place = if reachable {
+            "../lease"
+        } else {
+            "../unreachable"
+        };
         let replace = || {
             drop(fs::remove_file(&next));
             symlink(place, &next)?;
@@ -335,17 +380,25 @@ pub fn postgres_user() -> Result<(u32, u32), LayoutError> {
 /// The programs of the newest PostgreSQL from 14 on, where Debian and Ubuntu put them.
 pub fn postgres_bin() -> Result<PathBuf, LayoutError> {
     let root = Path::new("/usr/lib/postgresql");
-    let version = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse::<u32>().ok();
-    let versions = fs::read_dir(root).map_err(|_| LayoutError::NoPostgres)?.filter_map(version);
+    let version =
+        |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse::<u32>().ok();
+    let versions = fs::read_dir(root)
+        .map_err(|_| LayoutError::NoPostgres)?
+        .filter_map(version);
     let bin = |version: u32| root.join(version.to_string()).join("bin");
-    let newest = versions.filter(|v| *v >= 14 && bin(*v).join("postgres").exists()).max();
+    let newest = versions
+        .filter(|v| *v >= 14 && bin(*v).join("postgres").exists())
+        .max();
     newest.map(bin).ok_or(LayoutError::NoPostgres)
 }
 
 /// Writes a JSON file under another name first, so that a reader never sees half of it.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let next = path.with_extension("next");
-    fs::write(&next, serde_json::to_vec_pretty(value).map_err(io::Error::other)?)?;
+    fs::write(
+        &next,
+        serde_json::to_vec_pretty(value).map_err(io::Error::other)?,
+    )?;
     fs::rename(next, path)
 }
 

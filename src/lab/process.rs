@@ -4,6 +4,7 @@
 //! a process that hangs on a frozen bridge does not take its observer with it.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -90,9 +91,13 @@ pub fn name(process: Process) -> String {
         .unwrap_or_default()
 }
 
-/// Every process whose working directory is at or below `dir`, or whose program's environment says
-/// that it belongs to the lab there: what a lab that was killed may have left.
-pub fn belonging_to(dir: &std::path::Path) -> Vec<Process> {
+/// Programs that a lab runs, by their names in `/proc/PID/comm`.
+const PROGRAMS: [&str; 2] = ["baton", "postgres"];
+
+/// What a lab in `dir` may have left after it was killed: its programs whose environment says that
+/// they belong there, and its PostgreSQLs (which overwrite their environment by their title) whose
+/// working directory is there. Nobody's shell, whatever its directory.
+pub fn left_of(dir: &Path) -> Vec<Process> {
     let mark = [
         super::MARK.as_bytes(),
         b"=",
@@ -101,24 +106,22 @@ pub fn belonging_to(dir: &std::path::Path) -> Vec<Process> {
     .concat();
     let belongs = |process: &Process| {
         let proc = format!("/proc/{}", process.pid);
+        let name = name(*process);
         let inside =
-            std::fs::read_link(format!("{proc}/cwd")).is_ok_and(|cwd| cwd.starts_with(dir));
+            || std::fs::read_link(format!("{proc}/cwd")).is_ok_and(|cwd| cwd.starts_with(dir));
         let marked = || {
             let environ = std::fs::read(format!("{proc}/environ")).unwrap_or_default();
             environ
                 .split(|byte| *byte == 0)
                 .any(|variable| variable == mark)
         };
-        inside || marked()
+        PROGRAMS.contains(&name.as_str()) && (marked() || (name == "postgres" && inside()))
     };
-    let own = i32::try_from(std::process::id()).unwrap_or(0);
     let all = all()
         .into_iter()
         .filter(Stat::lives)
         .map(|stat| stat.process);
-    all.filter(|process| process.pid != own)
-        .filter(belongs)
-        .collect()
+    all.filter(belongs).collect()
 }
 
 impl Stat {
@@ -217,11 +220,11 @@ mod tests {
         }
         let tree = root.tree();
         assert_eq!((tree.len(), tree[0]), (3, root));
-        let mut inside = belonging_to(dir.path());
-        inside.sort_by_key(|process| process.pid);
-        let mut expected = tree.clone();
-        expected.sort_by_key(|process| process.pid);
-        assert_eq!(inside, expected);
+        let left = left_of(dir.path());
+        assert!(
+            left.is_empty(),
+            "neither the shell nor its children are a lab's: {left:?}"
+        );
 
         assert_eq!(signal_all(&tree, Signal::SIGSTOP).unwrap(), tree);
         while !tree.iter().all(|process| process.stopped()) {

@@ -1,0 +1,112 @@
+//! `baton lab`: the whole system on this machine.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::lab::layout::{DEFAULT_SIZE, Lab};
+use crate::lab::protocol::{Request, ask_supervisor};
+use crate::lab::up::{Started, up};
+use crate::lab::{down, supervisor};
+
+/// Where a lab is if nobody says otherwise. On a disk: in memory, PostgreSQL's syncs would cost
+/// nothing.
+pub const DEFAULT_DIR: &str = "/var/tmp/baton-lab";
+
+/// How long the supervisor may take to tell how it is.
+const ASK_WITHIN: Duration = Duration::from_secs(5);
+
+/// Run the whole system on this machine: an NVMe/TCP target and two members
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    lab: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Start a lab in the background; returns when PostgreSQL serves and the standby is ready
+    Up(UpArgs),
+    /// End the lab; its data stays
+    Down(DirArgs),
+    /// Show what runs
+    Status(DirArgs),
+    /// Be the supervisor, in the foreground
+    #[command(hide = true)]
+    Supervise(DirArgs),
+}
+
+#[derive(clap::Args)]
+struct DirArgs {
+    /// The directory that holds everything of the lab
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
+    dir: PathBuf,
+}
+
+#[derive(clap::Args)]
+struct UpArgs {
+    #[command(flatten)]
+    dir: DirArgs,
+    /// The volume's size in MiB, if it is made now
+    #[arg(long, default_value_t = DEFAULT_SIZE >> 20, value_name = "MIB", value_parser = clap::value_parser!(u64).range(256..))]
+    size: u64,
+    /// Give the target a volatile write cache
+    #[arg(long)]
+    volatile_cache: bool,
+}
+
+/// Starts, ends or shows a lab.
+///
+/// # Errors
+/// What kept it from being done.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    // One thread, this one: the supervisor's children end when the thread that made them ends.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.context("start the runtime")?;
+    runtime.block_on(async {
+        match args.lab {
+            Command::Up(args) => start(&args).await,
+            Command::Down(args) => end(&args).await,
+            Command::Status(args) => status(&args).await,
+            Command::Supervise(args) => supervise(&args).await,
+        }
+    })
+}
+
+async fn start(args: &UpArgs) -> anyhow::Result<ExitCode> {
+    let lab = up(&args.dir.dir, args.size << 20, args.volatile_cache).await?;
+    println!("{}", lab.dir.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn end(args: &DirArgs) -> anyhow::Result<ExitCode> {
+    let lab = Lab::open(&args.dir)?;
+    down::down(&lab).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn status(args: &DirArgs) -> anyhow::Result<ExitCode> {
+    let lab = Lab::open(&args.dir)?;
+    let state = ask_supervisor(&lab.supervisor_socket(), &Request::Status, ASK_WITHIN).await?;
+    println!("{}", serde_json::to_string_pretty(&state)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn supervise(args: &DirArgs) -> anyhow::Result<ExitCode> {
+    // Away from the caller's terminal and its signals; fails only where that is so already.
+    drop(nix::unistd::setsid());
+    let run = async {
+        let lab = Lab::open(&args.dir)?;
+        supervisor::run(lab, || Started::Ready.tell()).await?;
+        anyhow::Ok(())
+    };
+    let ran = run.await;
+    if let Err(error) = &ran {
+        Started::Failed(format!("{error:#}")).tell();
+    }
+    ran.map(|()| ExitCode::SUCCESS)
+}

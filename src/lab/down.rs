@@ -1,0 +1,181 @@
+//! Ending a lab, also one whose supervisor was killed, and proving that nothing is left of it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::layout::Lab;
+use super::process::{self, Process, signal_all};
+use super::protocol::{AskError, Request, State, ask_supervisor};
+use crate::clock;
+
+/// How long the supervisor may take to end everything: both members and the target in turn, each
+/// up to the supervisor's own bound.
+const SHUTDOWN_WITHIN: Duration = Duration::from_secs(120);
+
+/// How long the kernel may take, after the last process has ended, to give back mounts and loop
+/// devices.
+const GONE_WITHIN: Duration = Duration::from_secs(15);
+
+/// How often it is looked whether something is gone: neither mount namespaces nor loop devices
+/// tell of their end.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The lab could not be ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DownError {
+    /// The supervisor runs, but could not be asked.
+    #[error("shut the supervisor down")]
+    Ask(#[from] AskError),
+    /// Something could not be looked at or killed.
+    #[error("{what}")]
+    Io {
+        /// What was attempted.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Something is still there.
+    #[error("the lab in {} has ended, but this is left: {}", dir.display(), left.join(", "))]
+    Left {
+        /// The lab's directory.
+        dir: PathBuf,
+        /// What, in words.
+        left: Vec<String>,
+    },
+}
+
+/// Ends the lab: through its supervisor if that lives, else by the process ids it recorded.
+pub async fn down(lab: &Lab) -> Result<(), DownError> {
+    let recorded = recorded(lab)?;
+    if let Some(supervisor) = recorded
+        .as_ref()
+        .map(|state| state.supervisor)
+        .filter(|s| s.lives())
+    {
+        let socket = lab.supervisor_socket();
+        let asked = ask_supervisor(&socket, &Request::Shutdown, SHUTDOWN_WITHIN);
+        match asked.await {
+            // it may end before its answer is through
+            Ok(_) | Err(AskError::Io { .. }) => gone(supervisor).await,
+            Err(AskError::Timeout { .. }) => {}
+            Err(error @ (AskError::Answer { .. } | AskError::Refused { .. })) => {
+                return Err(error.into());
+            }
+        }
+    }
+    kill(&recorded_processes(recorded.as_ref()))?;
+    kill(&process::left_of(&lab.dir))?;
+    nothing_left(&lab.dir).await?;
+    for stale in [lab.processes(), lab.supervisor_socket()] {
+        drop(std::fs::remove_file(stale));
+    }
+    Ok(())
+}
+
+/// What the supervisor last recorded; none if the lab is down.
+fn recorded(lab: &Lab) -> Result<Option<State>, DownError> {
+    let failed = |source| DownError::Io {
+        what: "read the lab's record of its processes",
+        source,
+    };
+    match std::fs::read(lab.processes()) {
+        Ok(text) => serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|error| failed(error.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Every recorded process that still lives, with its descendants. The time of its start is
+/// recorded too, so none is another's.
+fn recorded_processes(state: Option<&State>) -> Vec<Process> {
+    let Some(State {
+        supervisor,
+        target,
+        members,
+        links_cut: _,
+    }) = state
+    else {
+        return Vec::new();
+    };
+    let services = members
+        .values()
+        .chain([target])
+        .filter_map(|service| service.process);
+    let roots = services
+        .chain([*supervisor])
+        .filter(|process| process.lives());
+    roots.flat_map(Process::tree).collect()
+}
+
+fn kill(processes: &[Process]) -> Result<(), DownError> {
+    let killed = signal_all(processes, Signal::SIGKILL);
+    killed.map(drop).map_err(|errno| DownError::Io {
+        what: "kill what is left",
+        source: errno.into(),
+    })
+}
+
+async fn gone(process: Process) {
+    let until = clock::now() + GONE_WITHIN;
+    while process.lives() && clock::now() < until {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Waits until no process, mount or loop device of the lab is left.
+pub async fn nothing_left(dir: &Path) -> Result<(), DownError> {
+    let until = clock::now() + GONE_WITHIN;
+    loop {
+        let left = left(dir)?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        if clock::now() >= until {
+            return Err(DownError::Left {
+                dir: dir.to_owned(),
+                left,
+            });
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn left(dir: &Path) -> Result<Vec<String>, DownError> {
+    let failed = |what| move |source| DownError::Io { what, source };
+    let mut left = Vec::new();
+    for process in process::left_of(dir) {
+        left.push(format!(
+            "process {} ({})",
+            process.pid,
+            process::name(process)
+        ));
+    }
+    let mounts =
+        std::fs::read_to_string("/proc/self/mountinfo").map_err(failed("read the mounts"))?;
+    // field 5 is the mount point (proc_pid_mountinfo(5))
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    left.extend(
+        points
+            .filter(|p| Path::new(p).starts_with(dir))
+            .map(|p| format!("mount {p}")),
+    );
+    for entry in std::fs::read_dir("/sys/block").map_err(failed("list the block devices"))? {
+        let device = entry.map_err(failed("list the block devices"))?;
+        // only a loop device that is attached has this file
+        let backing = std::fs::read_to_string(device.path().join("loop/backing_file"));
+        if let Some(file) = backing
+            .ok()
+            .filter(|file| Path::new(file.trim_end()).starts_with(dir))
+        {
+            let name = device.file_name().display().to_string();
+            left.push(format!("loop device {name} on {}", file.trim_end()));
+        }
+    }
+    Ok(left)
+}
