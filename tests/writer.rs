@@ -26,7 +26,7 @@ async fn every_acknowledged_row_survives_an_immediate_stop() {
     let (before, _) = writer.progress();
     server.spawn();
     assert!(
-        writer.recovered(fault, WITHIN).await,
+        writer.all_write(clock::now(), WITHIN).await,
         "the writers never came back"
     );
     let (after, _) = writer.progress();

@@ -56,9 +56,9 @@ impl Measure {
         let mut failures = Vec::new();
 
         let fault = clock::now();
-        let command = shell(&self.fault);
-        let (recovered, injected) = tokio::join!(writer.recovered(fault, self.within), command);
-        failures.extend(injected.err());
+        failures.extend(shell(&self.fault).await.err());
+        let struck = clock::now() + writer::ON_THE_WAY;
+        let recovered = writer.all_write(struck, self.within).await;
         if !recovered {
             failures.push(format!(
                 "not every connection wrote again within {:?}",

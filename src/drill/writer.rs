@@ -6,7 +6,6 @@
 //! new session and goes on with a *new* number, so that no row is ever tried twice. The same code
 //! measures Baton and, for the benchmark, any other PostgreSQL cluster.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +32,13 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause after a refused session, at most; each is drawn from half of it upwards, so that the
 /// connections spread and together notice a returning server within a few milliseconds.
 const RETRY_PAUSE_MS: u64 = 20;
+
+/// How often it is looked whether all connections write.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Acknowledgements that a server sent before it was killed may still be on their way for this
+/// long: only later ones prove that somebody serves.
+pub const ON_THE_WAY: Duration = Duration::from_millis(100);
 
 /// What to write, and where.
 #[derive(Clone, Debug)]
@@ -81,7 +87,6 @@ pub struct Writer {
     ledger: Ledger,
     tasks: JoinSet<Result<(), LedgerError>>,
     stop: watch::Sender<bool>,
-    serving: watch::Receiver<BTreeMap<u16, Mono>>,
     counters: Arc<Counters>,
 }
 
@@ -90,6 +95,8 @@ pub struct Writer {
 struct Counters {
     acknowledged: AtomicU64,
     unknown: AtomicU64,
+    /// When each connection last had a row acknowledged; 0 for never.
+    last: Vec<AtomicU64>,
 }
 
 /// What a writer did, read back from its ledger.
@@ -108,8 +115,11 @@ impl Writer {
         make_table(plan, within).await?;
         let ledger = Ledger::create(&plan.ledger)?;
         let (stop, stopping) = watch::channel(false);
-        let (serves, mut serving) = watch::channel(BTreeMap::new());
-        let counters = Arc::new(Counters::default());
+        let last = (0..plan.connections).map(|_| AtomicU64::new(0)).collect();
+        let counters = Arc::new(Counters {
+            last,
+            ..Counters::default()
+        });
         let mut tasks = JoinSet::new();
         for connection in 0..plan.connections {
             let line = Line {
@@ -118,26 +128,23 @@ impl Writer {
                 insert_timeout: plan.insert_timeout,
                 recorder: ledger.recorder(),
                 stopping: stopping.clone(),
-                serves: serves.clone(),
                 counters: Arc::clone(&counters),
             };
             tasks.spawn(line.write());
         }
-        let all = usize::from(plan.connections);
-        let begun = timeout(within, serving.wait_for(|s| s.len() == all)).await;
-        if !matches!(begun, Ok(Ok(_))) {
-            drop(begun);
-            let last = format!("only {} of {all} connections write", serving.borrow().len());
-            return Err(WriterError::NoServer { within, last });
-        }
-        drop(begun);
-        Ok(Self {
+        let writer = Self {
             ledger,
             tasks,
             stop,
-            serving,
             counters,
-        })
+        };
+        match writer.all_write(Mono::ZERO, within).await {
+            true => Ok(writer),
+            false => {
+                let last = "not every connection could write".to_owned();
+                Err(WriterError::NoServer { within, last })
+            }
+        }
     }
 
     /// Rows acknowledged, rows of unknown fate, so far.
@@ -149,12 +156,23 @@ impl Writer {
         )
     }
 
-    /// Waits until every connection writes again on a session that it opened after `fault`; false
-    /// if that does not happen within `within`.
-    pub async fn recovered(&self, fault: Mono, within: Duration) -> bool {
-        let mut serving = self.serving.clone();
-        let back = serving.wait_for(|sessions| sessions.values().all(|opened| *opened > fault));
-        matches!(timeout(within, back).await, Ok(Ok(_)))
+    /// Waits until every connection has had a row acknowledged after `after`; false if that does
+    /// not happen within `within`.
+    pub async fn all_write(&self, after: Mono, within: Duration) -> bool {
+        let until = clock::now() + within;
+        let all = || {
+            let last = self.counters.last.iter();
+            last.map(|at| at.load(Ordering::Relaxed))
+                .all(|at| at > after.as_millis())
+        };
+        while !all() {
+            if clock::now() >= until {
+                return false;
+            }
+            // waking somebody at each of thousands of rows a second would cost more than looking
+            tokio::time::sleep(LOOK).await;
+        }
+        true
     }
 
     /// Stops after the inserts under way, and reads the ledger back.
@@ -176,8 +194,6 @@ struct Line {
     insert_timeout: Duration,
     recorder: Recorder,
     stopping: watch::Receiver<bool>,
-    /// When each connection opened the session on which it last began to write.
-    serves: watch::Sender<BTreeMap<u16, Mono>>,
     counters: Arc<Counters>,
 }
 
@@ -193,8 +209,6 @@ impl Line {
     async fn write(mut self) -> Result<(), LedgerError> {
         let mut number = 0;
         while let Some(session) = self.open().await {
-            let opened = clock::now();
-            let mut first = true;
             while !*self.stopping.borrow() {
                 number += 1;
                 let insert = session.insert(self.connection, number, self.insert_timeout);
@@ -207,12 +221,6 @@ impl Line {
                 if fate == Fate::Unknown {
                     break;
                 }
-                if first {
-                    first = false;
-                    self.serves.send_modify(|sessions| {
-                        sessions.insert(self.connection, opened);
-                    });
-                }
             }
         }
         Ok(())
@@ -221,7 +229,11 @@ impl Line {
     async fn record(&self, number: u64, fate: Fate) -> Result<(), LedgerError> {
         let at = clock::now();
         let counter = match fate {
-            Fate::Acknowledged => &self.counters.acknowledged,
+            Fate::Acknowledged => {
+                let last = &self.counters.last[usize::from(self.connection)];
+                last.store(at.as_millis(), Ordering::Relaxed);
+                &self.counters.acknowledged
+            }
             Fate::Unknown => &self.counters.unknown,
         };
         counter.fetch_add(1, Ordering::Relaxed);
