@@ -98,7 +98,9 @@ async fn status(args: &DirArgs) -> anyhow::Result<ExitCode> {
 
 async fn supervise(args: &DirArgs) -> anyhow::Result<ExitCode> {
     // Away from the caller's terminal and its signals; fails only where that is so already.
-    drop(nix::unistd::setsid());
+    if let Err(error) = nix::unistd::setsid() {
+        tracing::debug!(%error, "no session of its own");
+    }
     let run = async {
         let lab = Lab::open(&args.dir)?;
         supervisor::run(lab, || Started::Ready.tell()).await?;

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 pub mod bridge;
 pub mod drill;
-pub mod postgres_init;
 pub mod lab;
+pub mod postgres_init;
 pub mod run;
 pub mod target;
 

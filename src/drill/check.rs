@@ -1,0 +1,165 @@
+//! The volume and the database at rest, by the tools of their own makers.
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use super::report::Check;
+use crate::lab::configure::DATA_DIRECTORY;
+
+/// How long one tool may take. Drills write some hundred thousand rows at most.
+const TOOL_WITHIN: Duration = Duration::from_secs(120);
+
+/// A check's result, and what it found in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// The result.
+    pub result: Check,
+    /// What the tool said, if it is not clean.
+    pub finding: Option<String>,
+}
+
+/// `e2fsck -fn` on the namespace's file, with every member stopped. It changes nothing, and exits
+/// with 0 only if it has nothing to repair (e2fsck(8)).
+pub async fn e2fsck(image: &Path) -> Checked {
+    let mut command = Command::new("e2fsck");
+    command.arg("-fn").arg(image);
+    judge("e2fsck", command).await
+}
+
+/// `pg_checksums --check` on the cleanly stopped data directory, through a mount that nobody else
+/// sees: it ends with the command, its loop device too. `noload`: no journal is replayed, because
+/// the check must change nothing.
+pub async fn checksums(image: &Path, mount_point: &Path, bin_dir: &Path) -> Checked {
+    let script = r#"mount -o loop,ro,noload "$1" "$2" && shift 2 && exec "$@""#;
+    let mut command = Command::new("unshare");
+    command.args([
+        "--mount",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        script,
+        "sh",
+    ]);
+    command
+        .arg(image)
+        .arg(mount_point)
+        .arg(bin_dir.join("pg_checksums"));
+    command
+        .args(["--check", "--pgdata"])
+        .arg(mount_point.join(DATA_DIRECTORY));
+    judge("pg_checksums", command).await
+}
+
+/// `pg_amcheck` on the running database: every table, and every index compared with its table.
+pub async fn amcheck(server: &Server, bin_dir: &Path) -> Checked {
+    let mut command = Command::new(bin_dir.join("pg_amcheck"));
+    command.args([
+        "--all",
+        "--install-missing",
+        "--heapallindexed",
+        "--no-password",
+    ]);
+    command.args(["--host", &server.host, "--port", &server.port.to_string()]);
+    command.args(["--username", &server.user]);
+    judge("pg_amcheck", command).await
+}
+
+/// Where PostgreSQL accepts connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// The host.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// A superuser.
+    pub user: String,
+}
+
+/// Runs the tool; anything but exit code 0 is a finding.
+async fn judge(name: &str, mut command: Command) -> Checked {
+    command
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .current_dir("/");
+    match timeout(TOOL_WITHIN, command.output()).await {
+        Ok(Ok(output)) if output.status.success() => Checked {
+            result: Check::Clean,
+            finding: None,
+        },
+        Ok(Ok(output)) => Checked {
+            result: Check::Damaged,
+            finding: Some(format!("{name}: {}: {}", output.status, said(&output))),
+        },
+        Ok(Err(error)) => not_run(format!("{name} could not run: {error}")),
+        Err(_) => not_run(format!("{name} took longer than {TOOL_WITHIN:?}")),
+    }
+}
+
+/// A check that could not run, and why.
+pub fn not_run(why: String) -> Checked {
+    Checked {
+        result: Check::NotRun,
+        finding: Some(why),
+    }
+}
+
+/// The last lines of what a tool printed.
+fn said(output: &Output) -> String {
+    let lines = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    let lines: Vec<_> = lines.iter().flat_map(|text| text.lines()).collect();
+    lines[lines.len().saturating_sub(5)..].join("; ")
+}
+
+/// A directory for [`checksums`] to mount on, made if it is missing.
+pub fn mount_point(dir: &Path) -> std::io::Result<PathBuf> {
+    let path = dir.join("inspect");
+    std::fs::create_dir_all(&path)?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_clean_filesystem_is_clean_and_a_damaged_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("image");
+        std::fs::File::create(&image)
+            .unwrap()
+            .set_len(16 << 20)
+            .unwrap();
+        let made = std::process::Command::new("mkfs.ext4")
+            .arg("-q")
+            .arg(&image)
+            .status()
+            .unwrap();
+        assert!(made.success());
+        assert_eq!(
+            e2fsck(&image).await,
+            Checked {
+                result: Check::Clean,
+                finding: None
+            }
+        );
+
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(&image)
+            .unwrap();
+        // the inode and block bitmaps lie behind the superblock and the group descriptors
+        file.write_all_at(&[0; 64 << 10], 8 << 10).unwrap();
+        let checked = e2fsck(&image).await;
+        assert_eq!(checked.result, Check::Damaged);
+        assert!(checked.finding.unwrap().contains("e2fsck"));
+
+        let nowhere = e2fsck(&dir.path().join("missing")).await;
+        assert_ne!(nowhere.result, Check::Clean);
+    }
+}
