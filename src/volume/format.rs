@@ -1,14 +1,21 @@
-//! The first format of a volume: only one that is proven blank, only under a permit.
+//! The first format of a volume: only where nothing is lost by it, only under a permit.
+//!
+//! `probe` → `format` (label "unfinished") → mount, marker, `initdb`, unmount → `finish` (final label).
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use fencing::WritePermit;
+use nvme::block::{BlockDevice, BlockError};
 use uuid::Uuid;
 
 use super::label::Label;
-use super::signature::Blank;
+use super::signature::Formattable;
+use super::superblock::{self, Superblock};
+
+const MKFS: &str = "mkfs.ext4";
+const TUNE2FS: &str = "tune2fs";
 
 /// What every filesystem of Baton is made of, spelled out so that `/etc/mke2fs.conf` has no say.
 ///
@@ -36,15 +43,32 @@ const SMALL_VOLUME: u64 = 1 << 30;
 /// Why a volume was not formatted.
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
-    /// `mkfs.ext4` could not be run.
-    #[error("running mkfs.ext4 (install e2fsprogs)")]
-    Run(#[source] io::Error),
-    /// The device's size could not be read.
-    #[error("reading the size of the volume")]
-    Device(#[from] nvme::block::BlockError),
-    /// `mkfs.ext4` failed; the volume may be half formatted.
-    #[error("mkfs.ext4 {} failed ({status}): {message}", device.display())]
+    /// A program of e2fsprogs could not be run.
+    #[error("running {program} (install e2fsprogs)")]
+    Run {
+        /// The program.
+        program: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The device could not be read or flushed.
+    #[error("formatting the volume")]
+    Device(#[from] BlockError),
+    /// The superblock could not be read back.
+    #[error("verifying the volume's label")]
+    ReadBack(#[from] superblock::ReadError),
+    /// The label that was set does not read back.
+    #[error("the volume's label reads back as {found:?}: the volume does not keep what is written")]
+    Label {
+        /// The label found.
+        found: String,
+    },
+    /// A program failed; the volume may be half formatted.
+    #[error("{program} {} failed ({status}): {message}", device.display())]
     Failed {
+        /// The program.
+        program: &'static str,
         /// The block device.
         device: PathBuf,
         /// How it ended.
@@ -54,36 +78,60 @@ pub enum FormatError {
     },
 }
 
-/// Makes an ext4 with this label on a volume that was proven blank; returns its new UUID.
-///
-/// Blocks until all is written; on failure the volume may hold an incomplete filesystem without a
-/// [marker](super::marker), which is recognised as "preparation interrupted".
-pub fn format(_permit: &WritePermit, blank: Blank, label: &Label) -> Result<Uuid, FormatError> {
+/// Makes an ext4 on a volume that may be formatted; returns its new UUID. Its label says
+/// "unfinished" until [`finish`]. Blocks until all is written.
+pub fn format(_permit: &WritePermit, volume: Formattable) -> Result<Uuid, FormatError> {
     let uuid = Uuid::new_v4();
-    let size = nvme::block::BlockDevice::open_direct(blank.device())?.size()?;
-    let output = command(blank.device(), label, uuid, size)
-        .output()
-        .map_err(FormatError::Run)?;
-    if output.status.success() {
-        return Ok(uuid);
-    }
-    Err(FormatError::Failed {
-        device: blank.device().to_owned(),
-        status: output.status,
-        message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-    })
-}
-
-fn command(device: &Path, label: &Label, uuid: Uuid, size: u64) -> Command {
-    let mut command = Command::new("mkfs.ext4");
-    // Without -F: should there be a filesystem after all, mkfs asks, gets no answer and gives up.
+    let size = BlockDevice::open_direct(volume.device())?.size()?;
+    let mut command = Command::new(MKFS);
     command
         .args(["-q", "-b", "4096", "-I", "256", "-m", "0"])
         .args(["-O", FEATURES, "-E", EXTENDED, "-i", BYTES_PER_INODE])
-        .args(["-L", label.as_str(), "-U", &uuid.to_string()]);
+        .args(["-L", &volume.label().unfinished(), "-U", &uuid.to_string()]);
     if size >= SMALL_VOLUME {
         command.args(["-J", &format!("size={JOURNAL_MIB}")]);
     }
-    command.arg(device).stdin(Stdio::null()).env("LC_ALL", "C");
-    command
+    if volume.again() {
+        // Otherwise without it: should there be a filesystem after all, mkfs asks, gets no answer
+        // and gives up.
+        command.arg("-F");
+    }
+    run(MKFS, command.arg(volume.device()), volume.device())?;
+    Ok(uuid)
+}
+
+/// Gives a prepared volume its final label: from now on it is never formatted again. It must not be
+/// mounted; durable on return.
+pub fn finish(_permit: &WritePermit, device: &Path, label: &Label) -> Result<(), FormatError> {
+    let mut command = Command::new(TUNE2FS);
+    run(
+        TUNE2FS,
+        command.args(["-L", &label.finished()]).arg(device),
+        device,
+    )?;
+    // tune2fs writes through the page cache; dropping it writes back, and shows the volume's truth.
+    BlockDevice::open_direct(device)?.drop_cache()?;
+    let found = Superblock::read(device)?.label;
+    if found == label.finished() {
+        Ok(())
+    } else {
+        Err(FormatError::Label { found })
+    }
+}
+
+fn run(program: &'static str, command: &mut Command, device: &Path) -> Result<(), FormatError> {
+    let output = command
+        .stdin(Stdio::null())
+        .env("LC_ALL", "C")
+        .output()
+        .map_err(|source| FormatError::Run { program, source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(FormatError::Failed {
+        program,
+        device: device.to_owned(),
+        status: output.status,
+        message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    })
 }

@@ -29,6 +29,8 @@ pub struct Marker {
     pub format: u32,
     /// The cluster's name.
     pub cluster: String,
+    /// The site's name: each site of a cluster has a volume of its own.
+    pub site: String,
     /// The filesystem's UUID, so that a marker copied to another filesystem is seen.
     pub filesystem: Uuid,
     /// PostgreSQL's system identifier; absent until the data directory was made.
@@ -72,14 +74,12 @@ pub enum MarkerError {
         /// The format found.
         found: u32,
     },
-    /// Another cluster's data.
-    #[error(
-        "the volume holds the data of cluster {found:?}, not of {expected:?}; attach the right volume"
-    )]
-    OtherCluster {
-        /// This cluster.
+    /// Another cluster's or site's data.
+    #[error("the volume holds the data of {found}, not of {expected}; attach the right volume")]
+    OtherOwner {
+        /// This cluster and site.
         expected: String,
-        /// The cluster of the data.
+        /// The cluster and site of the data.
         found: String,
     },
     /// The marker was written for another filesystem: somebody copied files between volumes.
@@ -96,10 +96,11 @@ pub enum MarkerError {
 
 impl Marker {
     /// A marker for a freshly formatted filesystem.
-    pub fn new(cluster: &str, filesystem: Uuid, created_epoch: Epoch) -> Self {
+    pub fn new(cluster: &str, site: &str, filesystem: Uuid, created_epoch: Epoch) -> Self {
         Self {
             format: FORMAT,
             cluster: cluster.to_owned(),
+            site: site.to_owned(),
             filesystem,
             system_identifier: None,
             created_epoch,
@@ -138,12 +139,13 @@ impl Marker {
         }
     }
 
-    /// Whether the data is this cluster's, on this very filesystem.
-    pub fn admit(&self, cluster: &str, filesystem: Uuid) -> Result<(), MarkerError> {
-        if self.cluster != cluster {
-            return Err(MarkerError::OtherCluster {
-                expected: cluster.to_owned(),
-                found: self.cluster.clone(),
+    /// Whether the data is this site's of this cluster, on this very filesystem.
+    pub fn admit(&self, cluster: &str, site: &str, filesystem: Uuid) -> Result<(), MarkerError> {
+        let owner = |cluster: &str, site: &str| format!("cluster {cluster:?}, site {site:?}");
+        if (self.cluster.as_str(), self.site.as_str()) != (cluster, site) {
+            return Err(MarkerError::OtherOwner {
+                expected: owner(cluster, site),
+                found: owner(&self.cluster, &self.site),
             });
         }
         if self.filesystem != filesystem {
@@ -190,14 +192,14 @@ mod tests {
     #[test]
     fn only_this_clusters_filesystem_is_admitted() {
         let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let marker = Marker::new("orders", one, Epoch::new(1).unwrap());
-        assert!(marker.admit("orders", one).is_ok());
+        let marker = Marker::new("orders", "north", one, Epoch::new(1).unwrap());
+        assert!(marker.admit("orders", "north", one).is_ok());
         assert!(matches!(
-            marker.admit("other", one),
-            Err(MarkerError::OtherCluster { .. })
+            marker.admit("other", "north", one),
+            Err(MarkerError::OtherOwner { .. })
         ));
         assert!(matches!(
-            marker.admit("orders", two),
+            marker.admit("orders", "north", two),
             Err(MarkerError::OtherFilesystem { .. })
         ));
     }
@@ -214,11 +216,11 @@ mod tests {
             ("", false),
             ("{}", false),
             (
-                r#"{"format":1,"cluster":"c","filesystem":"00000000-0000-0000-0000-000000000001","system_identifier":null,"created_epoch":1,"extra":1}"#,
+                r#"{"format":1,"cluster":"c","site":"s","filesystem":"00000000-0000-0000-0000-000000000001","system_identifier":null,"created_epoch":1,"extra":1}"#,
                 false,
             ),
             (
-                r#"{"format":1,"cluster":"c","filesystem":"00000000-0000-0000-0000-000000000001","system_identifier":7,"created_epoch":1}"#,
+                r#"{"format":1,"cluster":"c","site":"s","filesystem":"00000000-0000-0000-0000-000000000001","system_identifier":7,"created_epoch":1}"#,
                 true,
             ),
         ];

@@ -15,14 +15,14 @@ mod signature;
 mod superblock;
 
 pub use bounded::{Bounded, BoundedError, Pending, Vanished, within};
-pub use format::{FormatError, format};
+pub use format::{FormatError, finish, format};
 pub use label::Label;
 pub use marker::{MARKER_NAME, Marker, MarkerError};
 pub use mount::{
     Holder, MountError, Mounted, StillMounted, SyncError, UnmountError, holders, mount, unmount,
 };
 pub use mount_table::{MountEntry, at as mounted_at};
-pub use signature::{Blank, Contents, ProbeError, probe};
+pub use signature::{Contents, Formattable, ProbeError, probe};
 pub use superblock::{Cleanliness, ParseError, ReadError, Refusal, Superblock};
 
 use std::path::Path;

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use nvme::block::{BlockDevice, BlockError};
 use serde::{Deserialize, Serialize};
 
+use super::label::Label;
 use super::superblock::{ParseError, ReadError, Superblock};
 
 /// How much of either end of a device must be zero. Partition tables, LVM, LUKS, RAID, ZFS, bcache
@@ -38,6 +39,8 @@ const BACKUPS: [u64; 6] = [
 pub enum Contents {
     /// Proven blank: it may be formatted.
     Blank,
+    /// This site's own, but preparing it was interrupted: it may be formatted again.
+    Unfinished,
     /// An ext4 (or its relative) with a sound superblock; whose, [`Superblock::admit`] tells.
     Ext4(Box<Superblock>),
     /// Something else, or something damaged. Never formatted, never mounted.
@@ -64,34 +67,52 @@ pub enum ProbeError {
     },
 }
 
-/// Proof that a device was blank when it was looked at. Only [`probe`] makes it.
+/// Proof that nothing is lost by formatting a device, when it was looked at. Only [`probe`] makes it.
 #[derive(Debug)]
-pub struct Blank {
+pub struct Formattable {
     device: PathBuf,
+    label: Label,
+    /// Whether `mkfs` finds the filesystem of an interrupted attempt.
+    again: bool,
 }
 
-impl Blank {
-    /// The device that was blank.
+impl Formattable {
+    /// The device that may be formatted.
     pub fn device(&self) -> &Path {
         &self.device
     }
+
+    /// The label that it shall get.
+    pub fn label(&self) -> &Label {
+        &self.label
+    }
+
+    /// Whether an interrupted attempt of the same site is on it.
+    pub fn again(&self) -> bool {
+        self.again
+    }
 }
 
-/// Finds out what `device` holds, past the page cache; with a proof if it is blank.
-pub fn probe(device: &Path) -> Result<(Contents, Option<Blank>), ProbeError> {
+/// Finds out what `device` holds, past the page cache; with a proof if it may be formatted for the
+/// site with this label.
+pub fn probe(device: &Path, label: &Label) -> Result<(Contents, Option<Formattable>), ProbeError> {
+    let formattable = |again| Formattable {
+        device: device.to_owned(),
+        label: label.clone(),
+        again,
+    };
     match Superblock::read(device) {
+        Ok(superblock) if superblock.label == label.unfinished() => {
+            return Ok((Contents::Unfinished, Some(formattable(true))));
+        }
         Ok(superblock) => return Ok((Contents::Ext4(Box::new(superblock)), None)),
         Err(ReadError::Parse {
             source: ParseError::Magic { .. },
             ..
         }) => {}
         Err(ReadError::Parse { source, .. }) => {
-            return Ok((
-                Contents::Foreign {
-                    what: source.to_string(),
-                },
-                None,
-            ));
+            let what = source.to_string();
+            return Ok((Contents::Foreign { what }, None));
         }
         Err(ReadError::Device(error)) => return Err(error.into()),
     }
@@ -101,12 +122,7 @@ pub fn probe(device: &Path) -> Result<(Contents, Option<Blank>), ProbeError> {
     if let Some(what) = blkid(device)? {
         return Ok((Contents::Foreign { what }, None));
     }
-    Ok((
-        Contents::Blank,
-        Some(Blank {
-            device: device.to_owned(),
-        }),
-    ))
+    Ok((Contents::Blank, Some(formattable(false))))
 }
 
 /// The first thing found on a device that should be all zeros.

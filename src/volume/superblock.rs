@@ -149,17 +149,20 @@ pub enum ReadError {
 /// Why a volume with a sound superblock must not be mounted by this cluster.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
-    /// The label belongs to another cluster, or to no cluster at all.
+    /// The label belongs to another cluster or site, or to nothing of Baton's at all.
     #[error(
-        "the volume belongs to something else: its label is {found:?}, this cluster's is {expected:?}; \
+        "the volume belongs to something else: its label is {found:?}, this site's is {expected:?}; \
          attach the right volume"
     )]
     OtherLabel {
-        /// The label of this cluster.
+        /// The label of this site.
         expected: String,
         /// The label on the volume.
         found: String,
     },
+    /// Preparing it for the first time was interrupted; nothing on it ever served anybody.
+    #[error("preparing the volume for the first time was interrupted; it can be formatted again")]
+    Unfinished,
     /// Multiple Mount Protection: its wait of up to 42 s after a crash cannot be skipped.
     #[error("ext4 Multiple Mount Protection is on; turn it off: tune2fs -O ^mmp DEVICE")]
     MultipleMountProtection,
@@ -256,9 +259,12 @@ impl Superblock {
         }
     }
 
-    /// Whether the cluster with this label may mount the filesystem at all.
+    /// Whether the site with this label may mount the filesystem and serve from it.
     pub fn admit(&self, label: &Label) -> Result<(), Refusal> {
-        if self.label != label.as_str() {
+        if self.label == label.unfinished() {
+            return Err(Refusal::Unfinished);
+        }
+        if self.label != label.finished() {
             return Err(Refusal::OtherLabel {
                 expected: label.to_string(),
                 found: self.label.clone(),
@@ -328,6 +334,10 @@ impl Fields<'_> {
 mod tests {
     use super::*;
 
+    fn label() -> Label {
+        Label::of("c", "s")
+    }
+
     fn sound() -> [u8; SUPERBLOCK_LEN] {
         let mut block = [0_u8; SUPERBLOCK_LEN];
         block[0x38..0x3a].copy_from_slice(&MAGIC.to_le_bytes());
@@ -336,8 +346,7 @@ mod tests {
         block[0x4..0x8].copy_from_slice(&1000_u32.to_le_bytes());
         block[0x5c] = 0x4;
         block[0x60] = 0x40;
-        let label = Label::of_cluster("c");
-        block[0x78..0x78 + label.as_str().len()].copy_from_slice(label.as_str().as_bytes());
+        block[0x78..0x88].copy_from_slice(label().finished().as_bytes());
         block
     }
 
@@ -368,15 +377,16 @@ mod tests {
 
     #[test]
     fn admission_names_what_is_wrong() {
-        let label = Label::of_cluster("c");
+        let label = label();
         assert_eq!(with(|_| ()).admit(&label), Ok(()));
-        let other = with(|_| ()).admit(&Label::of_cluster("d"));
+        let other = with(|_| ()).admit(&Label::of("d", "s"));
         assert!(
             matches!(other, Err(Refusal::OtherLabel { .. })),
             "{other:?}"
         );
         type Change<'a> = &'a dyn Fn(&mut [u8; SUPERBLOCK_LEN]);
-        let cases: [(Change<'_>, Refusal); 6] = [
+        let cases: [(Change<'_>, Refusal); 7] = [
+            (&|b| b[0x7d] = b'?', Refusal::Unfinished),
             (&|b| b[0x61] |= 1, Refusal::MultipleMountProtection),
             (&|b| b[0x5c] = 0, Refusal::NoJournal),
             (&|b| b[0x60] |= 8, Refusal::ExternalJournal),

@@ -28,6 +28,14 @@ pub const LONG: Duration = Duration::from_secs(60);
 /// The cluster of all tests.
 pub const CLUSTER: &str = "storage-test";
 
+/// The site of all tests.
+pub const SITE: &str = "here";
+
+/// The label of all tests' volumes.
+pub fn label() -> Label {
+    Label::of(CLUSTER, SITE)
+}
+
 /// A real permit, proven by the real sequence against a reservation in memory.
 pub fn permit(epoch: u32) -> WritePermit {
     let host = HostId(uuid::Uuid::from_u128(1));
@@ -103,13 +111,16 @@ impl Volume {
     /// Formats and mounts it, with its marker.
     pub fn prepare(&self) -> Mounted {
         let permit = permit(1);
-        let (contents, blank) = volume::probe(self.device()).unwrap();
-        let blank = blank.unwrap_or_else(|| panic!("not blank: {contents:?}"));
-        let uuid = volume::format(&permit, blank, &Label::of_cluster(CLUSTER)).unwrap();
+        let (contents, formattable) = volume::probe(self.device(), &label()).unwrap();
+        let formattable = formattable.unwrap_or_else(|| panic!("not blank: {contents:?}"));
+        let uuid = volume::format(&permit, formattable).unwrap();
         let mounted = self.mount();
-        let marker = Marker::new(CLUSTER, uuid, permit.epoch());
+        let marker = Marker::new(CLUSTER, SITE, uuid, permit.epoch());
         marker.write(&permit, mounted.mount_point()).unwrap();
-        mounted
+        mounted.sync().unwrap();
+        mounted.unmount().unwrap();
+        volume::finish(&permit, self.device(), &label()).unwrap();
+        self.mount()
     }
 
     pub fn mount(&self) -> Mounted {

@@ -10,7 +10,7 @@ use baton::volume::{
     Superblock, UnmountError,
 };
 
-use crate::harness::{CLUSTER, LONG, Volume, block_on, permit};
+use crate::harness::{CLUSTER, LONG, SITE, Volume, block_on, label, permit};
 
 fn run(program: &str, arguments: &[&str]) {
     let output = Command::new(program).args(arguments).output().unwrap();
@@ -31,9 +31,9 @@ fn a_blank_volume_is_formatted_and_handed_over_clean() {
     assert!(volume::is_free(volume.device()).unwrap());
     let mounted = volume.prepare();
     let superblock = Superblock::read(volume.device()).unwrap();
-    assert_eq!(superblock.admit(&Label::of_cluster(CLUSTER)), Ok(()));
+    assert_eq!(superblock.admit(&label()), Ok(()));
     assert!(superblock.has_journal && !superblock.mmp, "{superblock:?}");
-    let other = superblock.admit(&Label::of_cluster("another"));
+    let other = superblock.admit(&Label::of(CLUSTER, "elsewhere"));
     assert!(
         matches!(other, Err(Refusal::OtherLabel { .. })),
         "{other:?}"
@@ -42,15 +42,15 @@ fn a_blank_volume_is_formatted_and_handed_over_clean() {
     assert_eq!(superblock.cleanliness(), Cleanliness::NeedsRecovery);
     assert!(!volume::is_free(volume.device()).unwrap());
     let marker = Marker::read(mounted.mount_point()).unwrap();
-    marker.admit(CLUSTER, superblock.uuid).unwrap();
+    marker.admit(CLUSTER, SITE, superblock.uuid).unwrap();
 
     mounted.sync().unwrap();
     mounted.unmount().unwrap();
     assert_eq!(cleanliness(&volume), Cleanliness::Clean);
     assert!(volume::is_free(volume.device()).unwrap());
     volume::drop_caches(volume.device()).unwrap();
-    let (contents, blank) = volume::probe(volume.device()).unwrap();
-    assert!(matches!(contents, Contents::Ext4(_)) && blank.is_none());
+    let (contents, formattable) = volume::probe(volume.device(), &label()).unwrap();
+    assert!(matches!(contents, Contents::Ext4(_)) && formattable.is_none());
 }
 
 #[test]
@@ -71,28 +71,28 @@ fn what_is_not_blank_is_never_formatted() {
     for (offset, bytes) in cases {
         device.write_all_at(bytes, offset).unwrap();
         device.sync_all().unwrap();
-        let (contents, blank) = volume::probe(volume.device()).unwrap();
+        let (contents, formattable) = volume::probe(volume.device(), &label()).unwrap();
         assert!(
             matches!(contents, Contents::Foreign { .. }),
             "{offset}: {contents:?}"
         );
-        assert!(blank.is_none(), "{offset}");
+        assert!(formattable.is_none(), "{offset}");
         device.write_all_at(&vec![0; bytes.len()], offset).unwrap();
     }
     device.sync_all().unwrap();
-    let (contents, blank) = volume::probe(volume.device()).unwrap();
-    assert!(contents == Contents::Blank && blank.is_some());
+    let (contents, formattable) = volume::probe(volume.device(), &label()).unwrap();
+    assert!(contents == Contents::Blank && formattable.is_some());
 }
 
 #[test]
 fn other_filesystems_are_refused() {
     let volume = Volume::new();
     let device = volume.device().to_str().unwrap().to_owned();
-    let label = Label::of_cluster(CLUSTER);
+    let label = label();
     let admit = || Superblock::read(volume.device()).unwrap().admit(&label);
     run("mkfs.ext4", &["-q", "-F", &device]);
     assert!(matches!(admit(), Err(Refusal::OtherLabel { .. })));
-    run("tune2fs", &["-L", label.as_str(), &device]);
+    run("tune2fs", &["-L", &label.finished(), &device]);
     assert_eq!(admit(), Ok(()));
     run("tune2fs", &["-O", "mmp", &device]);
     assert_eq!(admit(), Err(Refusal::MultipleMountProtection));
@@ -103,7 +103,7 @@ fn other_filesystems_are_refused() {
         &["-o", "^nobarrier", "-E", "mount_opts=barrier=0", &device],
     );
     assert_eq!(admit(), Err(Refusal::NoBarrier));
-    run("mkfs.ext2", &["-q", "-F", "-L", label.as_str(), &device]);
+    run("mkfs.ext2", &["-q", "-F", "-L", &label.finished(), &device]);
     assert_eq!(admit(), Err(Refusal::NotExt4));
 }
 
@@ -174,4 +174,25 @@ fn calls_on_the_volume_run_within_a_deadline() {
             .unwrap();
         assert!(matches!(unmounted, Bounded::Done(Ok(()))), "{unmounted:?}");
     });
+}
+
+#[test]
+fn an_interrupted_preparation_may_begin_anew_and_a_finished_one_never() {
+    let volume = Volume::new();
+    let (_, blank) = volume::probe(volume.device(), &label()).unwrap();
+    volume::format(&permit(1), blank.unwrap()).unwrap();
+    let superblock = Superblock::read(volume.device()).unwrap();
+    assert_eq!(superblock.admit(&label()), Err(Refusal::Unfinished));
+    let elsewhere = Label::of(CLUSTER, "elsewhere");
+    let (contents, formattable) = volume::probe(volume.device(), &elsewhere).unwrap();
+    assert!(matches!(contents, Contents::Ext4(_)) && formattable.is_none());
+
+    let (contents, formattable) = volume::probe(volume.device(), &label()).unwrap();
+    assert_eq!(contents, Contents::Unfinished);
+    volume::format(&permit(2), formattable.unwrap()).unwrap();
+    volume::finish(&permit(2), volume.device(), &label()).unwrap();
+    let superblock = Superblock::read(volume.device()).unwrap();
+    assert_eq!(superblock.admit(&label()), Ok(()));
+    let (contents, formattable) = volume::probe(volume.device(), &label()).unwrap();
+    assert!(matches!(contents, Contents::Ext4(_)) && formattable.is_none());
 }

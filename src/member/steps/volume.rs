@@ -23,7 +23,7 @@ impl Tools {
             Ok(path) => path,
             Err(refused) => return refused,
         };
-        let label = Label::of_cluster(&self.config.cluster);
+        let label = label(&self.config);
         match self
             .blocking("volume-look", deadline, move || look(&path, &label))
             .await
@@ -253,11 +253,16 @@ fn mount_is(mount: Mount) -> Changes {
     }
 }
 
+fn label(config: &Config) -> Label {
+    Label::of(&config.cluster, &config.site)
+}
+
 fn look(path: &Path, label: &Label) -> Result<VolumeFacts, String> {
     volume::drop_caches(path).map_err(whole)?;
-    let (contents, _blank) = volume::probe(path).map_err(whole)?;
+    let (contents, _formattable) = volume::probe(path, label).map_err(whole)?;
     Ok(match contents {
         Contents::Blank => VolumeFacts::Blank,
+        Contents::Unfinished => VolumeFacts::Unfinished,
         Contents::Foreign { what } => VolumeFacts::Foreign { what },
         Contents::Ext4(superblock) => match superblock.admit(label) {
             Err(refusal) => VolumeFacts::Foreign {
@@ -270,21 +275,24 @@ fn look(path: &Path, label: &Label) -> Result<VolumeFacts, String> {
     })
 }
 
-/// Filesystem, marker, database, marker with the database's identity; unmounted again at the end.
+/// Filesystem, marker, database, marker with the database's identity; unmounted again, and only then
+/// marked as finished, so that an interrupted attempt can be made again.
 fn make(
     permit: &WritePermit,
     path: &Path,
     config: &Config,
     instance: &Instance,
 ) -> Result<(), String> {
-    let (contents, blank) = volume::probe(path).map_err(whole)?;
-    let blank = blank.ok_or_else(|| format!("the volume is not blank: {contents:?}"))?;
-    let label = Label::of_cluster(&config.cluster);
-    let uuid = volume::format(permit, blank, &label).map_err(whole)?;
+    let label = label(config);
+    let (contents, formattable) = volume::probe(path, &label).map_err(whole)?;
+    let formattable =
+        formattable.ok_or_else(|| format!("the volume is not blank: {contents:?}"))?;
+    let uuid = volume::format(permit, formattable).map_err(whole)?;
     let mounted = volume::mount(permit, path, &config.volume.mount_point).map_err(whole)?;
     let made = populate(permit, &mounted, uuid, config, instance);
     mounted.unmount().map_err(|still| whole(*still))?;
-    made
+    made?;
+    volume::finish(permit, path, &label).map_err(whole)
 }
 
 fn populate(
@@ -294,7 +302,7 @@ fn populate(
     config: &Config,
     instance: &Instance,
 ) -> Result<(), String> {
-    let mut marker = Marker::new(&config.cluster, filesystem, permit.epoch());
+    let mut marker = Marker::new(&config.cluster, &config.site, filesystem, permit.epoch());
     marker.write(permit, mounted.mount_point()).map_err(whole)?;
     let control = initdb(permit, instance).map_err(whole)?;
     marker.system_identifier = Some(control.system_identifier);
@@ -310,6 +318,9 @@ fn mount_ours(
     instance: &Instance,
 ) -> Result<Mounted, (Option<Mounted>, String)> {
     let superblock = Superblock::read(path).map_err(|error| (None, whole(error)))?;
+    superblock
+        .admit(&label(config))
+        .map_err(|refusal| (None, whole(refusal)))?;
     let mounted = volume::mount(permit, path, &config.volume.mount_point)
         .map_err(|error| (None, whole(error)))?;
     match admit(&mounted, superblock.uuid, config, instance) {
@@ -332,7 +343,9 @@ fn admit(
     instance: &Instance,
 ) -> Result<(), String> {
     let marker = Marker::read(mounted.mount_point()).map_err(whole)?;
-    marker.admit(&config.cluster, filesystem).map_err(whole)?;
+    marker
+        .admit(&config.cluster, &config.site, filesystem)
+        .map_err(whole)?;
     DataDirectory::read(mounted.mount_point(), &instance.data_directory)
         .map_err(whole)?
         .ok_or_else(|| format!("{} is missing", instance.data_directory.display()))?
