@@ -19,6 +19,7 @@ mod setup;
 mod start;
 mod steps;
 
+use std::mem::discriminant;
 use std::process::ExitCode;
 
 use fencing::Mono;
@@ -95,10 +96,11 @@ impl Member {
         Next::Wait(wake)
     }
 
-    /// Logs why, when it changed.
+    /// Logs why, when it is another reason than before; its details are in the journal.
     fn tell(&mut self, memory: &Memory, reason: Reason) {
         let role = memory.role.name();
-        if memory.role.name() != self.memory.role.name() || self.reason.as_ref() != Some(&reason) {
+        let same = self.reason.as_ref().map(discriminant) == Some(discriminant(&reason));
+        if role != self.memory.role.name() || !same {
             info!(?role, epoch = memory.newest.number(), %reason, "decided");
         }
         self.reason = Some(reason);
