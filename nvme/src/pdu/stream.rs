@@ -194,6 +194,18 @@ impl<W: AsyncWrite + Unpin> PduWriter<W> {
         self.flush().await
     }
 
+    /// Sends bytes as they are, after what has gathered: for tests of what a peer does with units
+    /// that [`PduWriter::write`] would not write. Not cancel safe.
+    pub async fn write_bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.buffer.extend_from_slice(bytes);
+        self.flush().await
+    }
+
+    /// The stream; what has gathered and was not flushed is lost.
+    pub fn into_inner(self) -> W {
+        self.stream
+    }
+
     /// Ends the stream's writing side.
     pub async fn shutdown(&mut self) -> std::io::Result<()> {
         self.flush().await?;

@@ -24,7 +24,7 @@ use super::transfer::{Arrived, Transfers};
 use super::{Done, IN_CAPSULE_MAX, MAX_TRANSFER, admin, io};
 use crate::Status;
 use crate::command::{Command, Completion, Sgl, admin as opcode};
-use crate::fabrics::{self, Connect, ConnectData, Fabrics};
+use crate::fabrics::{self, ConnectData, Fabrics};
 use crate::pdu::{
     ADMIN_IN_CAPSULE_MAX, Data, FatalStatus, InitializeResponse, Pdu, PduReader, PduWriter,
     ReadError, Receiver, Violation,
@@ -78,11 +78,9 @@ pub async fn serve(stream: TcpStream, subsystem: Arc<Subsystem>) {
     let mut reader = PduReader::new(read, Receiver::Controller, MAX_TRANSFER);
     let mut writer = PduWriter::new(write);
     let (replies, completions) = mpsc::unbounded_channel();
-    let handshake = handshake(&mut reader, &mut writer, &subsystem, &replies);
-    let connected = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
-        Ok(Ok(connected)) => connected,
-        Ok(Err(end)) => return finish(&mut writer, end).await,
-        Err(_) => return finish(&mut writer, End::Silent).await,
+    let connected = match handshake(&mut reader, &mut writer, &subsystem, &replies).await {
+        Ok(connected) => connected,
+        Err(end) => return finish(&mut writer, end).await,
     };
     let controller = Arc::clone(&connected.controller);
     let context = Context {
@@ -93,9 +91,11 @@ pub async fn serve(stream: TcpStream, subsystem: Arc<Subsystem>) {
     let mut queue = Queue::new(connected, context, completions, faults);
     let is_admin = queue.connected.queue == 0;
     let end = tokio::select! {
-        end = queue.run(&mut reader, &mut writer) => end,
+        // First, so that nothing is acknowledged once a power loss has ended the controller.
+        biased;
         () = controller.wait_killed() => End::Killed,
         () = controller.keep_alive_expired(), if is_admin => End::KeepAliveExpired,
+        end = queue.run(&mut reader, &mut writer) => end,
     };
     subsystem.disconnected(&queue.connected);
     tracing::debug!(host = %controller.host.nqn, controller = controller.id,
@@ -127,57 +127,67 @@ async fn handshake(
     subsystem: &Arc<Subsystem>,
     replies: &mpsc::UnboundedSender<Done>,
 ) -> Result<Connected, End> {
-    initialize(reader, writer).await?;
-    let (command, capsule) = match read_command(reader).await? {
-        Pdu::Command(command, capsule) => (command, capsule),
-        _ => return Err(sequence_error("Connect must come first").into()),
+    let introduction = timeout(HANDSHAKE_TIMEOUT, introduce(reader, writer)).await;
+    let (command, capsule) = introduction.map_err(|_| End::Silent)??;
+    let answer = answer_connect(subsystem, &command, &capsule, replies).await?;
+    let head = match &answer {
+        Ok(connected) if connected.flow_control_off => u16::MAX,
+        Ok(_) | Err(_) => 1,
     };
-    let Fabrics::Connect(request) = fabrics_of(&command) else {
-        let done = Done::status(command.id, Status::COMMAND_SEQUENCE_ERROR.dnr());
-        write_completion(writer, &done, 0).await?;
-        return Err(End::Refused(done.status));
+    let done = match &answer {
+        Ok(connected) => Done::result(command.id, u64::from(connected.controller.id)),
+        Err((status, result)) => Done {
+            result: *result,
+            ..Done::status(command.id, *status)
+        },
     };
-    let data = match command.sgl {
-        Sgl::InCapsule { offset: 0, .. } => ConnectData::decode(&capsule),
-        _ => Err(fabrics::InvalidConnectData { offset: 0 }),
-    };
-    let connected = match data {
-        Ok(data) => connect(subsystem, &request, &data, replies)?,
-        Err(invalid) => Err(invalid_data(invalid.offset)),
-    };
-    match connected {
-        Ok(connected) => {
-            let done = Done::result(command.id, u64::from(connected.controller.id));
-            let head = if connected.flow_control_off {
-                u16::MAX
-            } else {
-                1
-            };
-            if let Err(end) = write_completion(writer, &done, head).await {
-                subsystem.disconnected(&connected);
-                return Err(end);
-            }
-            Ok(connected)
+    let response = Pdu::Response(done.completion(head));
+    let written = timeout(HANDSHAKE_TIMEOUT, writer.write(&response)).await;
+    match (answer, written) {
+        (Ok(connected), Ok(Ok(()))) => Ok(connected),
+        (Ok(connected), failed) => {
+            subsystem.disconnected(&connected);
+            Err(failed.map_or(End::Silent, |w| w.map_or_else(End::Write, |()| End::Silent)))
         }
-        Err((status, result)) => {
-            let mut done = Done::status(command.id, status);
-            done.result = result;
-            write_completion(writer, &done, 0).await?;
-            Err(End::Refused(status))
-        }
+        (Err((status, _)), _) => Err(End::Refused(status)),
     }
 }
 
-fn connect(
-    subsystem: &Subsystem,
-    request: &Connect,
-    data: &ConnectData,
+/// ICReq, ICResp, and the first command.
+async fn introduce(reader: &mut Reader, writer: &mut Writer) -> Result<(Command, Bytes), End> {
+    initialize(reader, writer).await?;
+    // A wrong data digest ends the connection here: nothing is known of the host yet.
+    match reader.read().await? {
+        Pdu::Command(command, capsule) => Ok((command, capsule)),
+        _ => Err(sequence_error("Connect must come first").into()),
+    }
+}
+
+async fn answer_connect(
+    subsystem: &Arc<Subsystem>,
+    command: &Command,
+    capsule: &Bytes,
     replies: &mpsc::UnboundedSender<Done>,
 ) -> Result<Result<Connected, Refused>, End> {
-    if subsystem.faults.borrow().is_refused(&data.host.nqn) {
+    let Fabrics::Connect(request) = fabrics_of(command) else {
+        return Ok(Err((Status::COMMAND_SEQUENCE_ERROR.dnr(), 0)));
+    };
+    let data = match command.sgl {
+        Sgl::InCapsule { offset: 0, .. } => ConnectData::decode(capsule),
+        _ => Err(fabrics::InvalidConnectData { offset: 0 }),
+    };
+    let data = match data {
+        Ok(data) => data,
+        Err(invalid) => return Ok(Err(invalid_data(invalid.offset))),
+    };
+    let host = &data.host.nqn;
+    // A host that is cut off gets no answer, and no end either.
+    let mut faults = subsystem.faults.subscribe();
+    let _ = faults.wait_for(|faults| !faults.is_blackholed(host)).await;
+    if subsystem.faults.borrow().is_refused(host) {
         return Err(End::InjectedRefusal);
     }
-    Ok(subsystem.connect(request, data, replies))
+    Ok(subsystem.connect(&request, &data, replies))
 }
 
 async fn initialize(reader: &mut Reader, writer: &mut Writer) -> Result<(), End> {
@@ -209,11 +219,6 @@ async fn initialize(reader: &mut Reader, writer: &mut Writer) -> Result<(), End>
     Ok(())
 }
 
-/// The first command. A wrong data digest ends the connection: nothing is known of the host yet.
-async fn read_command(reader: &mut Reader) -> Result<Pdu, End> {
-    Ok(reader.read().await?)
-}
-
 fn fabrics_of(command: &Command) -> Fabrics {
     if command.opcode == opcode::FABRICS {
         Fabrics::from_command(command)
@@ -224,11 +229,6 @@ fn fabrics_of(command: &Command) -> Fabrics {
 
 fn sequence_error(what: &'static str) -> Violation {
     Violation::new(FatalStatus::SequenceError, 0, what)
-}
-
-async fn write_completion(writer: &mut Writer, done: &Done, head: u16) -> Result<(), End> {
-    let response = Pdu::Response(done.completion(head));
-    writer.write(&response).await.map_err(End::Write)
 }
 
 /// A connected queue.

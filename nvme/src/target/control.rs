@@ -151,14 +151,15 @@ fn status(subsystem: &Subsystem) -> Value {
         .values()
         .map(|ns| {
             json!({
-                "namespace_id": ns.nsid,
-                "blocks": ns.blocks(),
-                "block_size": ns.block_size,
-                "uuid": ns.uuid,
-                "nguid": ns.nguid,
-                "dirty_bytes": ns.dirty_bytes(),
-                "reservation": ns.report(),
-            })
+                    "namespace_id": ns.nsid,
+                    "blocks": ns.blocks(),
+                    "block_size": ns.block_size,
+                    "uuid": ns.uuid,
+                    "nguid": ns.nguid,
+                    "dirty_bytes": ns.dirty_bytes(),
+                    "in_flight": ns.in_flight(),
+            "reservation": ns.report(),
+                })
         })
         .collect();
     let controllers: Vec<Value> = subsystem

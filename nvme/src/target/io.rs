@@ -196,6 +196,11 @@ pub fn check_room(command: &Command, length: usize) -> Result<(), Status> {
 /// The reservation check, then the injected media errors.
 fn begin(context: &Context, namespace: &Arc<Shared>, work: &Work) -> Result<InFlight, Status> {
     let in_flight = namespace.begin(context.host(), work.operation())?;
+    // Again, after the command noted how many power losses there were: a controller from before one
+    // must not flush, successfully, what the loss has taken.
+    if !context.controller.is_ready() {
+        return Err(Status::COMMAND_SEQUENCE_ERROR.dnr());
+    }
     let faults = context.subsystem.faults.borrow();
     let block = u64::from(namespace.block_size);
     for (offset, length) in work.extents() {

@@ -115,6 +115,11 @@ impl Shared {
         self.storage.dirty_bytes()
     }
 
+    /// The hosts of the commands in flight, each command once.
+    pub fn in_flight(&self) -> Vec<HostId> {
+        self.state().in_flight.values().copied().collect()
+    }
+
     /// Reservation Report.
     pub fn report(&self) -> ReservationReport {
         self.state().table.report()
@@ -319,9 +324,12 @@ impl InFlight {
         }
     }
 
-    /// Makes all completed writes durable.
+    /// Makes all completed writes durable; an error if the power was lost since the command began.
     pub fn flush(&self) -> io::Result<()> {
         self.namespace.storage.flush()?;
+        if self.namespace.storage.generation() != self.generation {
+            return Err(io::Error::other("the power was lost"));
+        }
         self.applied();
         Ok(())
     }

@@ -435,3 +435,6 @@ impl ReservationTable {
             .extend(others.map(|host| (*host, NotificationKind::ReservationReleased)));
     }
 }
+
+#[cfg(test)]
+mod tests;
