@@ -9,10 +9,17 @@ use nvme::{Error, Namespace, ReservationType};
 
 use crate::{Command, Mono, Outcome, Sequence, Step};
 
+/// How many times `command_timeout` a preempt-and-abort may take. It completes only when the victim's
+/// commands are over; a target that counts a write from its first request for data on waits for a
+/// cut-off victim's until that one's keep-alive time-out (5 s). Giving up before turns that into the
+/// wait of a lost reply (25 s).
+const PREEMPT_PATIENCE: u32 = 4;
+
 /// Runs `sequence` on `namespace` to its end.
 ///
-/// `clock` reads `CLOCK_BOOTTIME`. No command is waited for longer than `command_timeout`, nor past
-/// the sequence's deadline: its outcome is then unknown, whatever becomes of it. Dropping the future
+/// `clock` reads `CLOCK_BOOTTIME`. No command is waited for longer than `command_timeout` (four times
+/// that for a preempt-and-abort, which waits for the victim's commands), nor past the sequence's
+/// deadline: its outcome is then unknown, whatever becomes of it. Dropping the future
 /// abandons the sequence at the same risk as a lost reply; a later one copes with that.
 pub async fn drive<S: Sequence>(
     sequence: &mut S,
@@ -25,7 +32,7 @@ pub async fn drive<S: Sequence>(
         match sequence.next(clock(), outcome.take()) {
             Step::Send(command) => {
                 let left = clock().until(sequence.deadline());
-                let bound = command_timeout.min(left);
+                let bound = patience(&command, command_timeout).min(left);
                 let answer = tokio::time::timeout(bound, send(namespace, command)).await;
                 outcome = Some(answer.unwrap_or(Outcome::Unknown));
             }
@@ -35,6 +42,16 @@ pub async fn drive<S: Sequence>(
             Step::Proven(proof) => return Ok(proof),
             Step::Unproven(unproven) => return Err(unproven),
         }
+    }
+}
+
+fn patience(command: &Command, timeout: Duration) -> Duration {
+    match command {
+        Command::PreemptAndAbort { .. } => timeout * PREEMPT_PATIENCE,
+        Command::Report
+        | Command::Acquire { .. }
+        | Command::Register { .. }
+        | Command::Replace { .. } => timeout,
     }
 }
 

@@ -3,8 +3,8 @@
 //! Only the owner of the host's lock may run it, for a host has one registration. It never acquires
 //! and never preempts: a registration under Write Exclusive harms nobody.
 
-use nvme::HostId;
 use nvme::reservation::ChangePersistence;
+use nvme::{HostId, Status};
 use serde::{Deserialize, Serialize};
 
 use super::{Claim, Failure, Limits, Trouble};
@@ -65,10 +65,19 @@ pub enum StartRefused {
     },
     /// Registrations do not survive a power loss although they must.
     #[error(
-        "the volume's reservations do not survive a power loss of the target (PTPLS is 0 after it \
-         was asked for): enable persistence on the target, or allow volatile reservations"
+        "the volume's reservations do not survive a power loss of the target (it refuses PTPL, or \
+         PTPLS is 0 after it was asked for): enable persistence on the target, or allow volatile reservations"
     )]
     NotPersistent,
+    /// The volume has no reservations.
+    #[error(
+        "the volume refuses reservation commands ({status}): enable reservations on the target, or \
+         choose another volume; without them no other host can be fenced"
+    )]
+    Unsupported {
+        /// What the controller answered.
+        status: Status,
+    },
     /// The deadline came first.
     #[error(
         "this host could not be registered within the deadline; last trouble: {}. Check the path to \
@@ -150,11 +159,11 @@ impl StartSequence {
             }
             (Command::Report, outcome) => {
                 let failure = Failure::of(outcome).unwrap_or(Failure::Unknown);
-                self.pause(Trouble::Report(failure), now)
+                self.failed(Trouble::Report(failure), failure, now)
             }
             (Command::Replace { .. }, outcome) => match Failure::of(outcome) {
                 None => self.send(Command::Report, now),
-                Some(failure) => self.pause(Trouble::Replace(failure), now),
+                Some(failure) => self.failed(Trouble::Replace(failure), failure, now),
             },
             (
                 Command::Register { .. }
@@ -163,8 +172,27 @@ impl StartSequence {
                 outcome,
             ) => match Failure::of(outcome) {
                 None => self.send(Command::Report, now),
-                Some(failure) => self.pause(Trouble::Register(failure), now),
+                Some(failure) => self.failed(Trouble::Register(failure), failure, now),
             },
+        }
+    }
+
+    /// What no retry can cure ends the sequence at once.
+    fn failed(&mut self, trouble: Trouble, failure: Failure, now: Mono) -> Judged {
+        let changes = !matches!(trouble, Trouble::Report(_));
+        match failure {
+            Failure::Refused(status) if status.code() == Status::INVALID_OPCODE => {
+                Err(StartRefused::Unsupported { status })
+            }
+            // Our key is never zero, so it is CPTPL that the target does not take.
+            Failure::Refused(status)
+                if changes
+                    && self.limits.require_persistence
+                    && status.code() == Status::INVALID_FIELD =>
+            {
+                Err(StartRefused::NotPersistent)
+            }
+            Failure::Refused(_) | Failure::NotSent | Failure::Unknown => self.pause(trouble, now),
         }
     }
 
