@@ -4,11 +4,14 @@
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod control;
 pub mod decide;
 pub mod drill;
+pub mod journal;
 pub mod lab;
 pub mod lease;
 pub mod member;
+pub mod node_lock;
 pub mod peer;
 pub mod postgres;
 pub mod volume;

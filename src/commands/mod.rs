@@ -6,11 +6,20 @@
 
 use std::process::ExitCode;
 
+mod ask;
 pub mod bridge;
+pub mod confirm_stopped;
 pub mod drill;
+pub mod history;
 pub mod lab;
+pub mod pause;
 pub mod postgres_init;
+mod reach;
+pub mod replay;
+pub mod resume;
 pub mod run;
+pub mod status;
+pub mod switchover;
 pub mod target;
 
 macro_rules! subcommands {
@@ -42,5 +51,12 @@ subcommands! {
     PostgresInit = postgres_init,
     Lab = lab,
     Run = run,
+    Status = status,
+    Switchover = switchover,
+    Pause = pause,
+    Resume = resume,
+    History = history,
+    ConfirmStopped = confirm_stopped,
+    Replay = replay,
     Target = target,
 }

@@ -1,0 +1,346 @@
+//! The member's end of the control socket.
+
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::protocol::{LINE_MAX_BYTES, Ownerships, Reply, Request};
+use super::requests::ControlRequest;
+use super::status::Status;
+use crate::clock::{self, Mono};
+use crate::config::Config;
+use crate::decide::{Answer, Ask};
+use crate::journal;
+use crate::lease::LeaseStore;
+
+/// Operators at once.
+const CLIENTS_MAX: usize = 64;
+
+/// A client that neither asks nor takes its answer for so long is cut off.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why the socket cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Somebody answers there.
+    #[error("a member already answers at {}; stop it, or set another control.socket", path.display())]
+    Taken {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The system refuses.
+    #[error("listen at the control socket {}", path.display())]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The newest status and when the loop made it.
+type Newest = Option<(Arc<Status>, Mono)>;
+
+/// Serves the control socket. Dropping it closes and removes the socket.
+pub struct Server {
+    path: PathBuf,
+    status: watch::Sender<Newest>,
+    requests: mpsc::Receiver<ControlRequest>,
+    _task: JoinSet<()>,
+}
+
+impl Server {
+    /// Listens at the configured path. Takes the place of a socket at which nobody answers.
+    ///
+    /// # Errors
+    /// Another member answers there, or the system refuses.
+    pub async fn start(config: &Config, lease: LeaseStore) -> Result<Self, ServerError> {
+        let path = config.control.socket.clone();
+        if UnixStream::connect(&path).await.is_ok() {
+            return Err(ServerError::Taken { path });
+        }
+        let listener = listen(&path).map_err(|source| ServerError::Listen {
+            path: path.clone(),
+            source,
+        })?;
+        let (status, newest) = watch::channel(None);
+        let (ask, requests) = mpsc::channel(CLIENTS_MAX);
+        let desk = Arc::new(Desk {
+            config: config.clone(),
+            lease,
+            newest,
+            ask,
+        });
+        let mut task = JoinSet::new();
+        task.spawn(run(listener, desk));
+        Ok(Self {
+            path,
+            status,
+            requests,
+            _task: task,
+        })
+    }
+
+    /// Says how the member is: after every decision.
+    pub fn publish(&self, status: Status) {
+        self.status
+            .send_replace(Some((Arc::new(status), clock::now())));
+    }
+
+    /// Waits for the next request. Cancel-safe.
+    pub async fn next(&mut self) -> ControlRequest {
+        match self.requests.recv().await {
+            Some(request) => request,
+            // The sender lives in the task, which ends with us.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Its absence is no harm, its presence is only untidy: the next start replaces it.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Binds beside the path and moves it there when it is protected: it is never open to others.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    let mut beside = path.as_os_str().to_owned();
+    beside.push("~");
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&beside)?;
+    std::fs::set_permissions(&beside, Permissions::from_mode(0o600))?;
+    std::fs::rename(&beside, path)?;
+    Ok(listener)
+}
+
+async fn run(listener: UnixListener, desk: Arc<Desk>) {
+    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+    let mut clients = JoinSet::new();
+    loop {
+        while clients.try_join_next().is_some() {}
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let desk = Arc::clone(&desk);
+                clients.spawn(async move {
+                    if let Err(error) = desk.serve(stream).await {
+                        tracing::debug!(%error, "a control client went away");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept a control client");
+                // Out of descriptors: there is no event to wait for.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Answers the clients.
+struct Desk {
+    config: Config,
+    lease: LeaseStore,
+    newest: watch::Receiver<Newest>,
+    ask: mpsc::Sender<ControlRequest>,
+}
+
+type Lines = BufReader<tokio::io::Take<OwnedReadHalf>>;
+
+impl Desk {
+    async fn serve(&self, stream: UnixStream) -> io::Result<()> {
+        let (read, mut write) = stream.into_split();
+        let mut lines = BufReader::new(read.take(LINE_MAX_BYTES as u64));
+        loop {
+            let mut line = String::new();
+            lines.get_mut().set_limit(LINE_MAX_BYTES as u64);
+            let read = tokio::time::timeout(CLIENT_PATIENCE, lines.read_line(&mut line)).await??;
+            if read == 0 {
+                return Ok(());
+            }
+            match serde_json::from_str(&line) {
+                Ok(request) => self.fulfil(request, &mut lines, &mut write).await?,
+                Err(error) => {
+                    send(&mut write, &refused(format!("no such request: {error}"))).await?
+                }
+            }
+        }
+    }
+
+    async fn fulfil(
+        &self,
+        request: Request,
+        lines: &mut Lines,
+        write: &mut OwnedWriteHalf,
+    ) -> io::Result<()> {
+        let ask = match request {
+            Request::Status => return send(write, &self.status().await).await,
+            Request::Watch => return self.stream(lines, write).await,
+            Request::History => return send(write, &self.history().await).await,
+            Request::Pause => Ask::Pause,
+            Request::Resume => Ask::Resume,
+            Request::OwnersStopped => Ask::OwnersStopped,
+            Request::Switchover { to: None } => Ask::Switchover { to: None },
+            Request::Switchover { to: Some(name) } => match self.config.number_of(&name) {
+                Some(number) => Ask::Switchover { to: Some(number) },
+                None => return send(write, &self.no_such_member(&name)).await,
+            },
+        };
+        self.ask(ask, lines, write).await
+    }
+
+    fn no_such_member(&self, name: &str) -> Reply {
+        let others = self
+            .config
+            .peer
+            .members
+            .iter()
+            .map(|member| member.name.as_str());
+        let names: Vec<_> = others.chain([self.config.member.as_str()]).collect();
+        refused(format!(
+            "there is no member {name:?}; there are {}",
+            names.join(", ")
+        ))
+    }
+
+    /// The newest status, with its age; waits for the first one.
+    async fn status(&self) -> Reply {
+        let mut newest = self.newest.clone();
+        match newest.wait_for(Option::is_some).await {
+            Ok(found) => aged(&found),
+            Err(_) => refused("the member is stopping".to_owned()),
+        }
+    }
+
+    async fn stream(&self, lines: &mut Lines, write: &mut OwnedWriteHalf) -> io::Result<()> {
+        let mut newest = self.newest.clone();
+        send(write, &self.status().await).await?;
+        newest.mark_unchanged();
+        loop {
+            tokio::select! {
+                gone = client_gone(lines) => return gone,
+                changed = newest.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    let reply = aged(&newest.borrow_and_update());
+                    send(write, &reply).await?;
+                }
+            }
+        }
+    }
+
+    /// Passes a request to the loop, and shows the client what happens until it is answered.
+    async fn ask(&self, ask: Ask, lines: &mut Lines, write: &mut OwnedWriteHalf) -> io::Result<()> {
+        let (reply, mut answered) = oneshot::channel();
+        if self.ask.send(ControlRequest { ask, reply }).await.is_err() {
+            return send(write, &refused("the member is stopping".to_owned())).await;
+        }
+        let mut newest = self.newest.clone();
+        newest.mark_changed();
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answered => {
+                    let reply = match answer {
+                        Ok(Answer::Done) => Reply::Done,
+                        Ok(Answer::Refused(reason)) => Reply::Refused {
+                            why: reason.to_string(),
+                            reason: serde_json::to_value(reason)?,
+                        },
+                        Err(_) => refused("the member stopped before it had an answer".to_owned()),
+                    };
+                    return send(write, &reply).await;
+                }
+                gone = client_gone(lines) => return gone,
+                changed = newest.changed() => {
+                    // Closed: the answer, or its absence, is next.
+                    if changed.is_ok() && newest.borrow().is_some() {
+                        let reply = aged(&newest.borrow_and_update());
+                        send(write, &reply).await?;
+                    } else if changed.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn history(&self) -> Reply {
+        let deadline = clock::now() + self.config.timings.lease_deadline;
+        Reply::History(history(&self.config, &self.lease, deadline).await)
+    }
+}
+
+/// Collects who owned the site from the lease store and what it took from the journal.
+pub(crate) async fn history(config: &Config, lease: &LeaseStore, deadline: Mono) -> Ownerships {
+    let path = config.journal.path.clone();
+    let steps = tokio::task::spawn_blocking(move || journal::steps(&path));
+    let (changes, lease_error) = match lease.history(deadline).await {
+        Ok(changes) => (changes, None),
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    };
+    let steps = steps.await.unwrap_or_default();
+    Ownerships {
+        changes,
+        lease_error,
+        steps,
+        journal: config.journal.path.clone(),
+    }
+}
+
+fn aged(newest: &Newest) -> Reply {
+    match newest {
+        Some((status, at)) => {
+            let mut status = Status::clone(status);
+            let age = clock::now().since(*at).as_millis();
+            status.age_ms = u64::try_from(age).unwrap_or(u64::MAX);
+            Reply::Status(Box::new(status))
+        }
+        None => refused("the member has not decided anything yet".to_owned()),
+    }
+}
+
+fn refused(why: String) -> Reply {
+    Reply::Refused {
+        why,
+        reason: serde_json::Value::Null,
+    }
+}
+
+/// Waits until the client closes its end. What it says meanwhile is not expected: an error.
+async fn client_gone(lines: &mut Lines) -> io::Result<()> {
+    match lines.fill_buf().await?.len() {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Err(io::Error::other(
+            "a request before the answer to the last one",
+        )),
+    }
+}
+
+async fn send(write: &mut OwnedWriteHalf, reply: &Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    tokio::time::timeout(CLIENT_PATIENCE, write.write_all(&line)).await?
+}

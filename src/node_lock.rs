@@ -1,0 +1,181 @@
+//! Locks of this node: one process per member, one member per host identity and namespace.
+//!
+//! A reservation belongs to a host, so two members on one host share its one key and cannot be
+//! fenced from each other. The lock keeps them apart. It lives as long as any process that inherited
+//! its descriptor: PostgreSQL keeps it when the member is killed, so that no other member of this
+//! host begins while the old one's PostgreSQL may still write.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use fs2::FileExt;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+use crate::config::Config;
+
+/// Why a lock is not ours.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeLockError {
+    /// Somebody has it.
+    #[error("{what} is in use on this node by {owner}; stop that one first, or correct {setting} (lock {})", path.display())]
+    Taken {
+        /// What is locked.
+        what: String,
+        /// By whom, as far as he wrote it down.
+        owner: String,
+        /// The setting that could be wrong.
+        setting: &'static str,
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The lock file cannot be opened.
+    #[error("open the lock {}", path.display())]
+    Open {
+        /// The lock file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Both locks of a running member. Kept until the process ends.
+#[derive(Debug)]
+pub struct NodeLock {
+    _member: File,
+    host: File,
+}
+
+impl NodeLock {
+    /// Takes both locks, waiting `patience` for an earlier process's PostgreSQL to be gone.
+    ///
+    /// # Errors
+    /// Another process has one, or the directory cannot be written.
+    pub fn take(config: &Config, patience: Duration) -> Result<Self, NodeLockError> {
+        let Config {
+            cluster,
+            member,
+            runtime_dir,
+            volume,
+            ..
+        } = config;
+        let about = format!(
+            "member {member} of {cluster}, process {}",
+            std::process::id()
+        );
+        let name = Wanted {
+            path: runtime_dir.join(format!("member-{cluster}-{member}.lock")),
+            what: format!("member {member} of cluster {cluster}"),
+            setting: "member",
+        };
+        let host = Wanted {
+            path: runtime_dir.join(format!(
+                "host-{}-{}.lock",
+                volume.host_id, volume.namespace_id
+            )),
+            what: format!(
+                "host identity {} for namespace {}",
+                volume.host_id, volume.namespace_id
+            ),
+            setting: "volume.host_id",
+        };
+        Ok(Self {
+            _member: name.take(&about, patience)?,
+            host: host.take(&about, patience)?,
+        })
+    }
+
+    /// Lets child processes inherit the host's lock from now on; they have it under this number.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn share_with_children(&self) -> io::Result<RawFd> {
+        fcntl(&self.host, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        Ok(self.host.as_raw_fd())
+    }
+}
+
+impl AsFd for NodeLock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.host.as_fd()
+    }
+}
+
+/// A lock to take.
+struct Wanted {
+    path: PathBuf,
+    what: String,
+    setting: &'static str,
+}
+
+impl Wanted {
+    fn take(self, about: &str, patience: Duration) -> Result<File, NodeLockError> {
+        let failed = |source| NodeLockError::Open {
+            path: self.path.clone(),
+            source,
+        };
+        let mut file = open(&self.path).map_err(failed)?;
+        if file.try_lock_exclusive().is_err() && !wait(&file, patience).map_err(failed)? {
+            let mut owner = String::new();
+            // Whoever has it may not have written yet, or not be able to be read: then unknown.
+            let _ = file.read_to_string(&mut owner);
+            let owner = match owner.trim() {
+                "" => "another process".to_owned(),
+                known => known.to_owned(),
+            };
+            let Self {
+                path,
+                what,
+                setting,
+            } = self;
+            return Err(NodeLockError::Taken {
+                what,
+                owner,
+                setting,
+                path,
+            });
+        }
+        write(&mut file, about).map_err(failed)?;
+        Ok(file)
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Waits in a thread, since the system has no wait for a file lock that ends by itself. Whether it
+/// came. The thread of a lock that did not come stays until the process ends, which is soon.
+fn wait(file: &File, patience: Duration) -> io::Result<bool> {
+    let same = file.try_clone()?;
+    let (sender, receiver) = mpsc::channel();
+    let thread = std::thread::Builder::new().name("node-lock".to_owned());
+    thread.spawn(move || {
+        let _ = sender.send(same.lock_exclusive());
+    })?;
+    match receiver.recv_timeout(patience) {
+        Ok(locked) => locked.map(|()| true),
+        Err(_) => Ok(false),
+    }
+}
+
+/// For the error message of the next one.
+fn write(file: &mut File, about: &str) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(about.as_bytes())
+}
