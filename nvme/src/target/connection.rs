@@ -394,6 +394,11 @@ impl Queue {
     }
 
     async fn execute(&mut self, writer: &mut Writer, arrived: Arrived) -> Result<(), End> {
+        // The connection is about to close: an answer would tell the host that it failed for good,
+        // while a broken connection tells it to try again on a new one.
+        if self.context.controller.is_killed() {
+            return Err(End::Killed);
+        }
         let Arrived {
             command,
             data,

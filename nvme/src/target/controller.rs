@@ -81,8 +81,13 @@ impl Controller {
 
     /// Ends all connections of this controller.
     pub fn kill(&self) {
-        self.state().status |= CSTS_FATAL;
         self.killed.send_replace(true);
+        self.state().status |= CSTS_FATAL;
+    }
+
+    /// Whether the controller was killed.
+    pub fn is_killed(&self) -> bool {
+        *self.killed.borrow()
     }
 
     /// Resolves when the controller was killed.

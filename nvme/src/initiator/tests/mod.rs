@@ -3,3 +3,4 @@
 
 mod queue;
 mod slots;
+mod target;
