@@ -5,6 +5,10 @@ use nvme::initiator::{Initiator, Options};
 use crate::config::Volume;
 use crate::decide::Timings;
 
+/// The association's own deadline, in commands' deadlines: whoever sends a command gives up earlier,
+/// but a preempt-and-abort may wait for its victims that long (see `fencing::drive`).
+const COMMAND_DEADLINES: u32 = 5;
+
 /// The user-space initiator, under the same host identity as the bridge. The kernel's initiator
 /// becomes another one behind the same trait.
 pub(super) type Carrier = Initiator;
@@ -18,6 +22,6 @@ pub(super) fn options(volume: &Volume, timings: &Timings) -> Options {
         volume.host(),
     );
     options.keep_alive = timings.keep_alive;
-    options.command_deadline = timings.command;
+    options.command_deadline = COMMAND_DEADLINES * timings.command;
     options
 }

@@ -99,21 +99,11 @@ impl Tools {
 
 /// A race that another won is an outcome of its own; everything else is "not fenced".
 fn lost_or_failed(unverified: &FenceUnverified) -> Outcome {
-    match unverified {
-        FenceUnverified::UnexpectedHolder { .. }
-        | FenceUnverified::NotRegistered { .. }
-        | FenceUnverified::ReservationAbsent { .. }
-        | FenceUnverified::EpochNotNewer { .. }
-        | FenceUnverified::OwnedBefore { .. }
-        | FenceUnverified::NotHeld(_) => Outcome::FenceLost,
-        FenceUnverified::VictimOnOwnHost { .. }
-        | FenceUnverified::NotPersistent
-        | FenceUnverified::RegisteredAsAnother { .. }
-        | FenceUnverified::UnexpectedType { .. }
-        | FenceUnverified::NoDrainBound
-        | FenceUnverified::OutOfTime { .. }
-        | FenceUnverified::Ended => Outcome::Failed {
+    if unverified.is_lost_race() {
+        Outcome::FenceLost
+    } else {
+        Outcome::Failed {
             cause: unverified.to_string(),
-        },
+        }
     }
 }
