@@ -2,15 +2,20 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 
 use crate::config::Config;
 use crate::member;
+use crate::node_lock::NodeLock;
 
 /// Threads of the runtime. A step may read a few bytes from the volume; should the volume freeze
 /// there, the other thread carries the beats' end to the loop.
 const WORKERS: usize = 2;
+
+/// How long an earlier process of this member, or its PostgreSQL, is given to be gone.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Run one member of a cluster
 #[derive(clap::Args)]
@@ -35,16 +40,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    std::fs::create_dir_all(&config.runtime_dir)
-        .with_context(|| format!("make {}", config.runtime_dir.display()))?;
-    let node_lock = std::fs::File::create(config.runtime_dir.join("node.lock"))?;
+    let node_lock = NodeLock::take(&config, LOCK_PATIENCE)?;
     member::enter_own_mount_namespace()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let code = runtime.block_on(member::run(config, node_lock.into()));
+    let code = runtime.block_on(member::run(config, &node_lock));
     // A system call that hangs on the volume must not keep the process.
     runtime.shutdown_background();
     Ok(code?)

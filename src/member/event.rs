@@ -1,9 +1,8 @@
 //! What happens to a member: the one queue through which everything reaches its loop.
 
-use fencing::{Mailbox, MemberId, Mono, WritePermit};
-use tokio::sync::oneshot;
+use fencing::{Mailbox, Mono, WritePermit};
 
-use crate::decide::{Answer, Ask, Device, Lease, Mount, Outcome, Postgres, StepId};
+use crate::decide::{Device, Lease, Mount, Outcome, Postgres, StepId};
 
 /// One look at a channel: what was read, or why it could not be.
 pub(super) struct Look<T> {
@@ -57,22 +56,6 @@ pub(super) enum Event {
     DeviceGone {
         /// Which making.
         made: u64,
-    },
-    /// An operator asks.
-    Asked {
-        /// What for.
-        ask: Ask,
-        /// Where the answer goes; nobody may be left to hear it.
-        reply: oneshot::Sender<Answer>,
-    },
-    /// The answer to what an operator asked a peer to ask us.
-    Answered {
-        /// The peer.
-        to: MemberId,
-        /// Its number for the request.
-        id: u64,
-        /// The answer.
-        answer: Answer,
     },
     /// SIGTERM or SIGINT.
     Terminate,

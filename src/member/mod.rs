@@ -23,12 +23,16 @@ use std::mem::discriminant;
 use std::process::ExitCode;
 
 use fencing::Mono;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::clock;
-use crate::decide::{self, Action, Decision, Device, Memory, Postgres, Reason, decide};
-use crate::peer::{Message, PeerChannel, PeerEvent};
+use crate::config::Config;
+use crate::control::status::Facts;
+use crate::control::{Requests, Server, Status};
+use crate::decide::{self, Action, Device, Memory, Observation, Postgres, Reason, decide};
+use crate::journal::Journal;
+use crate::peer::{PeerChannel, PeerEvent};
 use event::{Changes, Event};
 use executor::Executor;
 use looks::Looks;
@@ -45,8 +49,11 @@ struct Member {
     executor: Executor,
     looks: Looks,
     peers: PeerChannel,
-    events: mpsc::UnboundedSender<Event>,
+    control: Server,
+    requests: Requests,
+    journal: Journal,
     reason: Option<Reason>,
+    config: Config,
 }
 
 /// Whether the loop goes on.
@@ -65,9 +72,10 @@ impl Member {
                 return ExitCode::SUCCESS;
             };
             tokio::select! {
-                // A sender lives in `self`: the queue does not end.
+                // The executor has a sender: the queue does not end.
                 Some(event) = events.recv() => self.take(event),
                 event = self.peers.next() => self.heard(event),
+                request = self.control.next() => self.requests.take_local(request),
                 () = tokio::time::sleep(clock::now().until(wake)) => {}
             }
             while let Ok(event) = events.try_recv() {
@@ -76,34 +84,45 @@ impl Member {
         }
     }
 
-    /// One decision and what it orders.
+    /// One decision and what it orders. It is in the journal before anything of it is begun.
     fn decide(&mut self, now: Mono) -> Next {
-        let observation = self.senses.observation(self.peers.observation());
-        let Decision {
-            memory,
-            actions,
-            reason,
-            wake,
-        } = decide(&self.core, &self.memory, &observation, now);
-        self.tell(&memory, reason);
-        self.memory = memory;
-        for action in actions {
+        let observation = self
+            .senses
+            .observation(self.peers.observation(), self.requests.oldest());
+        let decision = decide(&self.core, &self.memory, &observation, now);
+        self.journal
+            .record(&self.memory, &observation, now, &decision);
+        self.tell(&decision.memory, &decision.reason);
+        self.memory = decision.memory;
+        self.publish(&observation, &decision.reason, now);
+        for action in decision.actions {
             if matches!(action, Action::Exit) {
                 return Next::Exit;
             }
             self.perform(action, now);
         }
-        Next::Wait(wake)
+        Next::Wait(decision.wake)
+    }
+
+    fn publish(&self, observation: &Observation, reason: &Reason, now: Mono) {
+        self.control.publish(Status::of(&Facts {
+            config: &self.config,
+            memory: &self.memory,
+            observation,
+            reason,
+            peers: &self.peers,
+            now,
+        }));
     }
 
     /// Logs why, when it is another reason than before; its details are in the journal.
-    fn tell(&mut self, memory: &Memory, reason: Reason) {
+    fn tell(&mut self, memory: &Memory, reason: &Reason) {
         let role = memory.role.name();
-        let same = self.reason.as_ref().map(discriminant) == Some(discriminant(&reason));
+        let same = self.reason.as_ref().map(discriminant) == Some(discriminant(reason));
         if role != self.memory.role.name() || !same {
             info!(?role, epoch = memory.newest.number(), %reason, "decided");
         }
-        self.reason = Some(reason);
+        self.reason = Some(reason.clone());
     }
 
     fn perform(&mut self, action: Action, now: Mono) {
@@ -131,7 +150,9 @@ impl Member {
             } => {
                 info!(?role, epoch = epoch.number(), serving, "role");
             }
-            Action::Answer { request, answer } => self.senses.answered(request, answer),
+            Action::Answer { request, answer } => {
+                self.requests.answer(request, answer, &self.peers);
+            }
             Action::Exit => {}
         }
     }
@@ -166,11 +187,6 @@ impl Member {
                     });
                 }
             }
-            Event::Asked { ask, reply } => self.senses.asked(ask, reply),
-            Event::Answered { to, id, answer } => {
-                // A peer that is gone asks again elsewhere.
-                let _lost = self.peers.send(to, Message::Answer { id, answer });
-            }
             Event::Terminate => self.senses.terminate(),
         }
     }
@@ -192,27 +208,13 @@ impl Member {
         match event {
             PeerEvent::Changed => {}
             PeerEvent::Message {
-                message: Message::Ask { id, ask },
                 from,
-                ..
+                message,
+                incarnation: _,
+                at: _,
             } => {
-                let (reply, answer) = oneshot::channel();
-                self.senses.asked(ask, reply);
-                let events = self.events.clone();
-                tokio::spawn(async move {
-                    if let Ok(answer) = answer.await {
-                        let _closed = events.send(Event::Answered {
-                            to: from,
-                            id,
-                            answer,
-                        });
-                    }
-                });
+                self.requests.take_message(from, message);
             }
-            PeerEvent::Message {
-                message: Message::Heartbeat(_) | Message::Answer { .. },
-                ..
-            } => {}
         }
     }
 }

@@ -1,22 +1,15 @@
 //! Keeps the newest of everything that was seen and hands it to `decide` as one observation.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use fencing::{MemberId, Mono, WritePermit};
 use nvme::HostId;
-use tokio::sync::oneshot;
 
 use super::event::{Changes, Ended, Look};
 use crate::decide::{
-    Answer, Ask, Device, Finished, Heartbeat, Incarnation, Lease, Local, Mount, Observation,
-    PermitFacts, Postgres, Request, RequestId, Running, Seen, StepId,
+    Device, Finished, Heartbeat, Incarnation, Lease, Local, Mount, Observation, PermitFacts,
+    Postgres, Request, Running, Seen, StepId,
 };
-
-/// A request and whoever waits for its answer.
-struct Waiting {
-    request: Request,
-    reply: oneshot::Sender<Answer>,
-}
 
 /// The observation in the making.
 pub(super) struct Senses {
@@ -25,8 +18,6 @@ pub(super) struct Senses {
     local: Local,
     running: Option<Running>,
     finished: Option<Finished>,
-    requests: VecDeque<Waiting>,
-    newest_request: RequestId,
     stopping: bool,
 }
 
@@ -47,14 +38,17 @@ impl Senses {
             },
             running: None,
             finished: None,
-            requests: VecDeque::new(),
-            newest_request: RequestId::default(),
             stopping: false,
         }
     }
 
-    /// Everything that one decision rests on; `peers` as their channel has it.
-    pub fn observation(&self, peers: BTreeMap<MemberId, Seen<Heartbeat>>) -> Observation {
+    /// Everything that one decision rests on; `peers` as their channel has it, `request` the oldest
+    /// that waits.
+    pub fn observation(
+        &self,
+        peers: BTreeMap<MemberId, Seen<Heartbeat>>,
+        request: Option<Request>,
+    ) -> Observation {
         Observation {
             mailbox: self.mailbox.clone(),
             lease: self.lease.clone(),
@@ -63,7 +57,7 @@ impl Senses {
             local: self.local.clone(),
             running: self.running,
             finished: self.finished.clone(),
-            request: self.requests.front().map(|waiting| waiting.request),
+            request,
             stopping: self.stopping,
         }
     }
@@ -134,28 +128,6 @@ impl Senses {
             key: permit.key(),
             proven_at: permit.proven_at(),
         });
-    }
-
-    /// An operator asks for something.
-    pub fn asked(&mut self, ask: Ask, reply: oneshot::Sender<Answer>) {
-        self.newest_request = RequestId(self.newest_request.0 + 1);
-        let request = Request {
-            id: self.newest_request,
-            ask,
-        };
-        self.requests.push_back(Waiting { request, reply });
-    }
-
-    /// `decide` answered a request.
-    pub fn answered(&mut self, id: RequestId, answer: Answer) {
-        let found = self
-            .requests
-            .iter()
-            .position(|waiting| waiting.request.id == id);
-        if let Some(waiting) = found.and_then(|at| self.requests.remove(at)) {
-            // Whoever asked may have gone away; the answer stands all the same.
-            let _gone = waiting.reply.send(answer);
-        }
     }
 
     /// SIGTERM came.

@@ -1,7 +1,6 @@
 //! Brings a member up: everything that must be there before its first decision.
 
-use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -23,8 +22,11 @@ use super::senses::Senses;
 use super::steps::{Database, Tools};
 use crate::clock;
 use crate::config::Config;
-use crate::decide::{self, Incarnation, Memory};
+use crate::control::{Requests, Server};
+use crate::decide::{Incarnation, Memory};
+use crate::journal::Journal;
 use crate::lease::LeaseStore;
+use crate::node_lock::NodeLock;
 use crate::peer::PeerChannel;
 use crate::postgres::{Instance, OsUser, Programs};
 
@@ -54,6 +56,12 @@ pub enum StartError {
     /// The channel to the peers did not start.
     #[error("start the channel to the peers")]
     Peers(#[from] crate::peer::StartError),
+    /// The control socket cannot be served.
+    #[error(transparent)]
+    Control(#[from] crate::control::ServerError),
+    /// The journal cannot be written.
+    #[error(transparent)]
+    Journal(#[from] crate::journal::JournalError),
     /// A part of the system refused.
     #[error("{attempted}")]
     System {
@@ -76,9 +84,9 @@ fn system(attempted: &'static str) -> impl FnOnce(std::io::Error) -> StartError 
 ///
 /// # Errors
 /// [`StartError`] before anything was changed.
-pub async fn run(config: Config, node_lock: OwnedFd) -> Result<ExitCode, StartError> {
+pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, StartError> {
     let incarnation = Incarnation(rand::random());
-    let core = core(&config);
+    let core = config.for_decisions();
     let cluster = ClusterTag::of(&config.cluster);
     let host = config.volume.host_id;
     let instance = instance(&config)?;
@@ -92,6 +100,12 @@ pub async fn run(config: Config, node_lock: OwnedFd) -> Result<ExitCode, StartEr
     }
     let lease = LeaseStore::open(&config, incarnation).map_err(system("open the lease store"))?;
     let peers = PeerChannel::start(&config, incarnation).await?;
+    let control = Server::start(&config, lease.clone()).await?;
+    let journal = Journal::open(&config, incarnation)?;
+    let lock = node_lock
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(system("share the node's lock"))?;
     let (events, queue) = mpsc::unbounded_channel();
     listen_for_signals(&events).map_err(system("listen for signals"))?;
     let looks = Looks::start(
@@ -120,34 +134,25 @@ pub async fn run(config: Config, node_lock: OwnedFd) -> Result<ExitCode, StartEr
         device: Mutex::new(None),
         made: AtomicU64::new(0),
         mounted: std::sync::Mutex::new(None),
-        database: Database::new(instance, node_lock),
+        database: Database::new(instance, lock),
         marks,
         events: events.clone(),
-        config,
+        config: config.clone(),
     };
     let member = Member {
         core,
         memory: Memory::default(),
         senses: Senses::new(incarnation, host, former_writer, clock::now()),
-        executor: Executor::new(Arc::new(tools), events.clone()),
+        executor: Executor::new(Arc::new(tools), events),
         looks,
         peers,
-        events,
+        control,
+        requests: Requests::default(),
+        journal,
         reason: None,
+        config,
     };
     Ok(member.run(queue).await)
-}
-
-/// What of the configuration the decisions rest on. The member with the lowest number may format.
-fn core(config: &Config) -> decide::Config {
-    let peers = config.peer.members.iter().map(|peer| peer.number);
-    let members: BTreeSet<_> = peers.chain([config.number]).collect();
-    decide::Config {
-        member: config.number,
-        bootstrap: members.first().copied().unwrap_or(config.number),
-        members,
-        timings: config.timings.clone(),
-    }
 }
 
 fn instance(config: &Config) -> Result<Instance, StartError> {
