@@ -5,9 +5,20 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::builder::PossibleValuesParser;
 
 use crate::drill::measure::Measure;
+use crate::drill::progress::Progress;
+use crate::drill::run::{self, Options};
+use crate::drill::scenario;
 use crate::drill::writer::Plan;
+use crate::lab::down::down;
+use crate::lab::layout::{DEFAULT_SIZE, Lab};
+use crate::lab::up::up;
+
+/// Where a drill's own lab is while it runs. On a disk: in memory, PostgreSQL's syncs would cost
+/// nothing.
+const LABS: &str = "/var/tmp";
 
 /// Break the running system under load, and check that no acknowledged write is lost
 #[derive(clap::Args)]
@@ -18,9 +29,32 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Drill {
+    /// Run one drill on a running lab, or on one of its own
+    Run(RunArgs),
+    /// List all drills: what is done, and what must follow
+    List,
     /// Measure one fault under the writer, against any PostgreSQL cluster (for the benchmark)
     #[command(hide = true)]
     Measure(MeasureArgs),
+}
+
+#[derive(clap::Args)]
+struct RunArgs {
+    /// Which drill; `baton drill list` tells them
+    #[arg(value_parser = PossibleValuesParser::new(scenario::names()))]
+    scenario: String,
+    /// Connections that write at the same time
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=90))]
+    connections: u16,
+    /// Seconds of writing before the fault, and again when everything is back
+    #[arg(long, default_value_t = 3.0, value_name = "SECONDS")]
+    seconds: f64,
+    /// Where report.json, report.txt and the ledger go
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// The directory of a running lab; without it, the drill brings one up and takes it down
+    #[arg(long, value_name = "DIR")]
+    lab: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -58,8 +92,60 @@ struct MeasureArgs {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
     match args.drill {
+        Drill::Run(args) => runtime.block_on(drill(args)),
+        Drill::List => {
+            list();
+            Ok(ExitCode::SUCCESS)
+        }
         Drill::Measure(args) => runtime.block_on(measure(args)),
     }
+}
+
+fn list() {
+    for scenario in &scenario::SCENARIOS {
+        println!(
+            "{:<15} {}\n{:<15} must follow: {}",
+            scenario.name, scenario.what, "", scenario.must
+        );
+    }
+}
+
+async fn drill(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let scenario = scenario::find(&args.scenario).context("find the drill")?;
+    // a drill without --report keeps its ledger in a directory that goes with it
+    let scratch = tempfile::Builder::new()
+        .prefix("baton-drill-")
+        .tempdir_in(LABS)?;
+    let options = Options {
+        connections: args.connections,
+        seconds: seconds(args.seconds)?,
+        report: args.report.unwrap_or_else(|| scratch.path().join("report")),
+    };
+    let progress = Progress::new(scenario.name);
+    let report = match args.lab {
+        Some(dir) => run::run(scenario, &options, Lab::open(&dir)?, &progress).await?,
+        None => {
+            let lab = up(
+                &scratch.path().join("lab"),
+                DEFAULT_SIZE,
+                scenario.needs_cache(),
+            )
+            .await?;
+            let ran = run::run(scenario, &options, lab.clone(), &progress).await;
+            progress.step("taking the lab down");
+            let down = down(&lab).await;
+            let passed = ran.as_ref().is_ok_and(|report| report.passed);
+            if !passed {
+                eprintln!("the lab's logs are kept in {}", scratch.keep().display());
+            }
+            let report = ran?;
+            down?;
+            report
+        }
+    };
+    drop(progress);
+    print!("{report}");
+    Ok(ExitCode::from(u8::from(!report.passed)))
 }
 
 async fn measure(args: MeasureArgs) -> anyhow::Result<ExitCode> {

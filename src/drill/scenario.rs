@@ -123,6 +123,13 @@ pub const SCENARIOS: [Scenario; 10] = [
         must: "every acknowledged write survives" },
 ];
 
+impl Scenario {
+    /// Whether the target needs a volatile write cache for it.
+    pub fn needs_cache(&self) -> bool {
+        self.fault == Fault::LosePower
+    }
+}
+
 /// The names of all drills.
 pub fn names() -> impl Iterator<Item = &'static str> {
     SCENARIOS.iter().map(|scenario| scenario.name)

@@ -1,0 +1,127 @@
+//! How each fault is done: struck under load, then, once the writers are back, ended.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::scenario::Fault;
+use super::stage::{Cast, Stage, StageError};
+use super::target::Audit;
+use super::writer::{ON_THE_WAY, Writer};
+use crate::clock;
+
+/// How long a member that was cut off, or a zombie that woke up, may take to stop its PostgreSQL:
+/// the path's time-out, the deadlines of a stuck step, and some.
+const SELF_STOP_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long a woken zombie's queued writes may take to reach the target.
+const ZOMBIE_WRITES_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long all is to be back to one active and a ready standby, between two faults of one drill.
+const STEADY_WITHIN: Duration = Duration::from_secs(90);
+
+/// What a fault needs beside the stage.
+pub struct Struck<'a> {
+    /// The fault.
+    pub fault: Fault,
+    /// Who played what before it.
+    pub cast: &'a Cast,
+    /// Who writes.
+    pub writer: &'a Writer,
+    /// How long an outage lasts that has no end of its own.
+    pub lasts: Duration,
+    /// The longest time until all write again.
+    pub within: Duration,
+}
+
+impl Struck<'_> {
+    /// Injects the fault.
+    pub async fn strike(&self, stage: &mut Stage) -> Result<(), StageError> {
+        let active = &self.cast.active;
+        match self.fault {
+            Fault::Switchover => stage.switchover(active).await,
+            Fault::Terminate => {
+                let process = stage.process(active).await?;
+                stage.signal(active, &[process], Signal::SIGTERM)
+            }
+            Fault::KillSide => stage.kill_side(active).await,
+            Fault::KillPostmaster => {
+                let postmaster = stage.postmaster(active).await?;
+                stage.signal(active, &[postmaster], Signal::SIGKILL)
+            }
+            Fault::Freeze => stage.freeze(active).await,
+            Fault::CutStorage => stage.cut_storage(active).await,
+            Fault::Isolate => stage.isolate(active).await,
+            Fault::LoseLease => {
+                stage.lose_lease()?;
+                tokio::time::sleep(self.lasts).await;
+                Ok(())
+            }
+            Fault::RestartTarget => {
+                let volatile = stage.lab.record.volatile_cache;
+                stage.restart_target(true, volatile).await
+            }
+            // The host first: a host that lives on would trust what the cache has lost.
+            Fault::LosePower => {
+                stage.kill_side(active).await?;
+                Ok(stage.target.power_loss().await?)
+            }
+        }
+    }
+
+    /// What else belongs to the fault once all connections write again; then every trace of it is
+    /// undone. Gives the record of a target that is gone since.
+    pub async fn end(&self, stage: &mut Stage, earlier: Audit) -> Result<Audit, StageError> {
+        let active = &self.cast.active;
+        let mut gone = earlier;
+        match self.fault {
+            Fault::Switchover
+            | Fault::Terminate
+            | Fault::KillSide
+            | Fault::KillPostmaster
+            | Fault::Isolate
+            | Fault::LoseLease
+            | Fault::LosePower => {}
+            Fault::Freeze => {
+                let host = stage.lab.member(active).record().host_id.to_string();
+                stage
+                    .thaw(active, async |stage| {
+                        let what = "a refused write of the zombie";
+                        stage
+                            .until(what, ZOMBIE_WRITES_WITHIN, async || {
+                                let audit = stage.target.audit().await?;
+                                let refused = audit.fences.iter().filter(|f| f.victim == host);
+                                Ok(refused.map(|fence| fence.refused_writes).sum::<u64>() > 0)
+                            })
+                            .await
+                    })
+                    .await?;
+            }
+            Fault::CutStorage => {
+                let what = "the end of PostgreSQL on the side without storage";
+                stage
+                    .until(what, SELF_STOP_WITHIN, async || {
+                        Ok(!stage.serves(active).await?)
+                    })
+                    .await?;
+            }
+            Fault::RestartTarget => {
+                stage.steady(STEADY_WITHIN).await?;
+                gone = stage.target.audit().await?.after(gone);
+                let volatile = stage.lab.record.volatile_cache;
+                stage.restart_target(false, volatile).await?;
+                let after = clock::now() + ON_THE_WAY;
+                if !self.writer.all_write(after, self.within).await {
+                    return Err(StageError::Overdue {
+                        what: "writing on all connections after the loss of the reservations"
+                            .to_owned(),
+                        within: self.within,
+                        state: "some still wait".to_owned(),
+                    });
+                }
+            }
+        }
+        stage.undo().await?;
+        Ok(gone)
+    }
+}

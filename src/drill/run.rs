@@ -1,0 +1,460 @@
+//! One drill from beginning to end: write, break, watch, check, report.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::check::{self, Checked};
+use super::faults::Struck;
+use super::gap::{Gaps, gaps};
+use super::measure::millis;
+use super::progress::Progress;
+use super::report::{Check, Checks, Fence, Report};
+use super::scenario::{Fault, Owner, Scenario};
+use super::stage::{Cast, Stage, StageError};
+use super::target::{Audit, FenceRecord};
+use super::verify::{Verdict, verify};
+use super::writer::{self, ON_THE_WAY, Plan, Writer, WriterError, Written};
+use super::{timeline, verify};
+use crate::clock::{self, Mono};
+use crate::lab::layout::{Lab, LayoutError, MEMBERS, postgres_bin};
+
+/// How long the lab may take until one member serves and the other is ready.
+const STEADY_WITHIN: Duration = Duration::from_secs(90);
+
+/// How long an insert may take until its session is given up.
+const INSERT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long reading the table may wait for a server.
+const READ_WITHIN: Duration = Duration::from_secs(30);
+
+/// What the user may choose.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many connections write.
+    pub connections: u16,
+    /// How long they write before the fault, and after everything is back.
+    pub seconds: Duration,
+    /// Where the ledger and the reports go.
+    pub report: PathBuf,
+}
+
+/// A drill could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum DrillError {
+    /// The lab did not do what the drill needs.
+    #[error("carry out the drill")]
+    Stage(#[from] StageError),
+    /// The writer failed itself.
+    #[error("write under the fault")]
+    Writer(#[from] WriterError),
+    /// The lab.
+    #[error("find what the drill needs")]
+    Layout(#[from] LayoutError),
+    /// The report could not be written.
+    #[error("write the report to {}", dir.display())]
+    Report {
+        /// Its directory.
+        dir: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What is known after the writers have stopped.
+struct Course {
+    before: Cast,
+    after: Option<Cast>,
+    fault: Mono,
+    written: Written,
+    gaps: Gaps,
+    /// The target's record from before the drill to its end.
+    audit: Audit,
+    /// How many of its fences are from before the drill.
+    old_fences: usize,
+    failures: Vec<String>,
+}
+
+/// Runs a drill on a running lab, writes its report, and leaves the lab running.
+pub async fn run(
+    scenario: &Scenario,
+    options: &Options,
+    lab: Lab,
+    progress: &Progress,
+) -> Result<Report, DrillError> {
+    let failed = |source| DrillError::Report {
+        dir: options.report.clone(),
+        source,
+    };
+    std::fs::create_dir_all(&options.report).map_err(failed)?;
+    let mut stage = Stage::new(lab);
+    let ran = drill(scenario, options, &mut stage, progress).await;
+    // whatever happened: nothing stays frozen, cut off or held down
+    let undone = stage.undo().await;
+    let report = ran?;
+    undone?;
+    report.write(&options.report).map_err(failed)?;
+    Ok(report)
+}
+
+async fn drill(
+    scenario: &Scenario,
+    options: &Options,
+    stage: &mut Stage,
+    progress: &Progress,
+) -> Result<Report, DrillError> {
+    progress.step("waiting until one member serves and the other is ready");
+    let mut before = stage.steady(STEADY_WITHIN).await?;
+    if scenario.needs_cache() && !stage.lab.record.volatile_cache {
+        before = with_cache(stage, &before, progress).await?;
+    }
+    let course = course(scenario, options, stage, before, progress).await?;
+    let plan = plan(stage, options);
+    progress.step("comparing the ledger with the table");
+    let verdict = match writer::rows(&plan, READ_WITHIN).await {
+        Ok(rows) => Ok(verify(&course.written.entries, &rows)),
+        Err(error) => Err(format!("the table could not be read: {error}")),
+    };
+    let (checks, findings) = checks(stage, &course, &options.report, progress).await?;
+    Ok(report(scenario, stage, course, verdict, checks, findings))
+}
+
+/// Restarts the target with a volatile cache, nobody being at work on it.
+async fn with_cache(
+    stage: &mut Stage,
+    cast: &Cast,
+    progress: &Progress,
+) -> Result<Cast, StageError> {
+    progress.step("giving the target a volatile write cache");
+    stage.quiesce(cast).await?;
+    stage.restart_target(true, true).await?;
+    stage.undo().await?;
+    stage.steady(STEADY_WITHIN).await
+}
+
+fn plan(stage: &Stage, options: &Options) -> Plan {
+    let server = |name: &str| {
+        let mut server = tokio_postgres::Config::new();
+        let address = stage.lab.member(name).postgres();
+        server.host(address.ip().to_string()).port(address.port());
+        server.user("postgres").dbname("postgres");
+        server
+    };
+    Plan {
+        servers: MEMBERS.into_iter().map(server).collect(),
+        connections: options.connections,
+        ledger: options.report.join("ledger"),
+        insert_timeout: INSERT_TIMEOUT,
+    }
+}
+
+/// Everything that happens while the writers write.
+async fn course(
+    scenario: &Scenario,
+    options: &Options,
+    stage: &mut Stage,
+    before: Cast,
+    progress: &Progress,
+) -> Result<Course, DrillError> {
+    let plan = plan(stage, options);
+    remove_if_there(&plan.ledger)?;
+    let old_fences = stage
+        .target
+        .audit()
+        .await
+        .map_err(StageError::from)?
+        .fences
+        .len();
+    progress.step("writing");
+    let writer = Writer::start(&plan, STEADY_WITHIN).await?;
+    progress.watch(&writer, options.seconds).await;
+
+    progress.step(scenario.what);
+    let struck = Struck {
+        fault: scenario.fault,
+        cast: &before,
+        writer: &writer,
+        lasts: options.seconds,
+        within: scenario.expect.max_gap,
+    };
+    let mut failures = Vec::new();
+    let fault = clock::now();
+    let injected = struck.strike(stage).await;
+    failures.extend(injected.as_ref().err().map(words));
+    let recovered = writer
+        .all_write(clock::now() + ON_THE_WAY, scenario.expect.max_gap)
+        .await;
+    if !recovered {
+        failures.push(format!(
+            "not all connections wrote again within {:?}",
+            scenario.expect.max_gap
+        ));
+    }
+    progress.step("all write again; waiting for the other side to come back");
+    let gone = match struck.end(stage, Audit::default()).await {
+        Ok(gone) => gone,
+        Err(error) => {
+            failures.push(words(&error));
+            stage.undo().await?;
+            Audit::default()
+        }
+    };
+    let after = stage.steady(STEADY_WITHIN).await;
+    failures.extend(after.as_ref().err().map(words));
+    progress.watch(&writer, options.seconds).await;
+    let written = writer.finish().await?;
+    let audit = stage
+        .target
+        .audit()
+        .await
+        .map_err(StageError::from)?
+        .after(gone);
+    let gaps = gaps(&written.entries, options.connections, fault, written.ended);
+    Ok(Course {
+        before,
+        after: after.ok(),
+        fault,
+        written,
+        gaps,
+        audit,
+        old_fences,
+        failures,
+    })
+}
+
+fn remove_if_there(path: &Path) -> Result<(), DrillError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(DrillError::Report {
+            dir: path.to_owned(),
+            source,
+        }),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// An error with its causes, in words.
+fn words(error: &StageError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// `pg_amcheck` on the running database; then both members stopped, and the volume checked at rest.
+async fn checks(
+    stage: &mut Stage,
+    course: &Course,
+    report: &Path,
+    progress: &Progress,
+) -> Result<(Checks, Vec<String>), DrillError> {
+    let bin_dir = postgres_bin()?;
+    let image = stage.lab.namespace();
+    let cast = course.after.as_ref().unwrap_or(&course.before);
+    progress.step("pg_amcheck");
+    let address = stage.lab.member(&cast.active).postgres();
+    let server = check::Server {
+        host: address.ip().to_string(),
+        port: address.port(),
+        user: "postgres".to_owned(),
+    };
+    let amcheck = check::amcheck(&server, &bin_dir).await;
+    progress.step("stopping both members; e2fsck, pg_checksums");
+    let (e2fsck, checksums) = match stage.quiesce(cast).await {
+        Ok(()) => {
+            let e2fsck = check::e2fsck(&image).await;
+            let mount_point =
+                check::mount_point(&stage.lab.dir).map_err(|source| DrillError::Report {
+                    dir: report.to_owned(),
+                    source,
+                })?;
+            (
+                e2fsck,
+                check::checksums(&image, &mount_point, &bin_dir).await,
+            )
+        }
+        Err(error) => {
+            let why = format!("the members could not be stopped: {}", words(&error));
+            (check::not_run(why.clone()), check::not_run(why))
+        }
+    };
+    stage.undo().await?;
+    let all = [&e2fsck, &checksums, &amcheck];
+    let findings = all
+        .into_iter()
+        .filter_map(|checked| checked.finding.clone())
+        .collect();
+    let result = |checked: &Checked| -> Check { checked.result };
+    let checks = Checks {
+        e2fsck: result(&e2fsck),
+        checksums: result(&checksums),
+        amcheck: result(&amcheck),
+    };
+    Ok((checks, findings))
+}
+
+fn report(
+    scenario: &Scenario,
+    stage: &Stage,
+    course: Course,
+    verdict: Result<Verdict, String>,
+    checks: Checks,
+    findings: Vec<String>,
+) -> Report {
+    let done = timeline::since(&stage.lab, course.fault);
+    let mut failures = course.failures.clone();
+    failures.extend(expectations(scenario, stage, &course));
+    let writes = match verdict {
+        Ok(verdict) => {
+            failures.extend(verdict_failures(&verdict));
+            verdict.writes
+        }
+        Err(why) => {
+            failures.push(why);
+            verify::Writes::default()
+        }
+    };
+    failures.extend(findings);
+    let planned = matches!(scenario.fault, Fault::Switchover | Fault::Terminate);
+    let detection = timeline::detection_ms(&done, course.fault).filter(|_| !planned);
+    let epoch_before = course.before.epoch;
+    Report {
+        scenario: scenario.name.to_owned(),
+        passed: failures.is_empty(),
+        failures,
+        epoch_before,
+        epoch_after: course
+            .after
+            .as_ref()
+            .map_or(epoch_before, |cast| cast.epoch),
+        write_gap_ms: millis(course.gaps.longest.length()),
+        detection_ms: detection,
+        phases: timeline::phases(&done, course.fault, course.gaps.longest.to),
+        writes,
+        fence: fence(&course),
+        checks,
+    }
+}
+
+fn verdict_failures(verdict: &Verdict) -> Vec<String> {
+    let Verdict {
+        writes,
+        unknown_present: _,
+        unexpected,
+        examples,
+    } = verdict;
+    let counts = [
+        (writes.lost, "acknowledged rows are lost"),
+        (writes.duplicated, "rows are there more than once"),
+        (
+            *unexpected,
+            "rows are there that were never acknowledged nor in doubt",
+        ),
+    ];
+    let wrong = counts.into_iter().filter(|(count, _)| *count > 0);
+    wrong
+        .map(|(count, what)| format!("{count} {what}"))
+        .chain(examples.iter().cloned())
+        .collect()
+}
+
+/// The fences of this drill.
+fn fences(course: &Course) -> &[FenceRecord] {
+    course
+        .audit
+        .fences
+        .get(course.old_fences..)
+        .unwrap_or_default()
+}
+
+fn fence(course: &Course) -> Option<Fence> {
+    let last = fences(course).last()?;
+    Some(Fence {
+        kind: "reservation".to_owned(),
+        verified: course.audit.violations == 0 && course.after.is_some(),
+        preempted_key: Some(format!("{:#018x}", last.victim_key)),
+        refused_writes: fences(course)
+            .iter()
+            .map(|fence| fence.refused_writes)
+            .sum(),
+    })
+}
+
+/// What the scenario promises, and what holds for all.
+fn expectations(scenario: &Scenario, stage: &Stage, course: &Course) -> Vec<String> {
+    let expect = &scenario.expect;
+    let Course {
+        before,
+        gaps,
+        audit,
+        ..
+    } = course;
+    let mut wrong = Vec::new();
+    let mut must = |holds: bool, text: String| {
+        if !holds {
+            wrong.push(text);
+        }
+    };
+    let gap = gaps.longest.length();
+    must(
+        gap <= expect.max_gap,
+        format!("no write for {gap:?}, more than {:?}", expect.max_gap),
+    );
+    let violations = audit.violations;
+    must(
+        violations == 0,
+        format!("the target applied {violations} writes of a fenced host"),
+    );
+    if let Some(after) = &course.after {
+        let (moved, same) = (after.active != before.active, after.epoch == before.epoch);
+        match expect.owner {
+            Owner::Moved => must(
+                moved && !same,
+                format!("{} still owns the volume", after.active),
+            ),
+            Owner::Same => must(
+                !moved && same,
+                format!(
+                    "{} owns the volume with epoch {}: nobody was to take over",
+                    after.active, after.epoch
+                ),
+            ),
+            Owner::Either => {}
+        }
+    }
+    let victim = stage
+        .lab
+        .member(&before.active)
+        .record()
+        .host_id
+        .to_string();
+    let of_victim: Vec<_> = fences(course)
+        .iter()
+        .filter(|fence| fence.victim == victim)
+        .collect();
+    must(
+        !expect.fenced || !of_victim.is_empty(),
+        "the target saw no fence of the former owner".to_owned(),
+    );
+    let refused: u64 = of_victim.iter().map(|fence| fence.refused_writes).sum();
+    must(
+        !expect.refused_writes || refused > 0,
+        "the target refused no write of the former owner".to_owned(),
+    );
+    if scenario.fault == Fault::LoseLease {
+        let unknown = course
+            .written
+            .entries
+            .iter()
+            .filter(|e| e.fate == super::ledger::Fate::Unknown);
+        let unknown = unknown.count();
+        must(
+            unknown == 0,
+            format!("{unknown} sessions broke: there was to be no interruption at all"),
+        );
+    }
+    wrong
+}
