@@ -34,8 +34,6 @@ const DEFAULTS: &[(&str, &str)] = &[
     // fenced member could not write it.
     ("logging_collector", "off"),
     ("log_line_prefix", "%m [%p] %q%u@%d "),
-    // Asking for huge pages first costs a failed system call and saves nothing at this size.
-    ("huge_pages", "off"),
 ];
 
 /// What nothing may override.

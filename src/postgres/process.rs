@@ -14,6 +14,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -270,6 +271,8 @@ fn start(spawn: Spawn) -> Result<(Child, Pid), (&'static str, io::Error)> {
         .stdout(Stdio::null())
         .stderr(log)
         .current_dir("/")
+        // A Ctrl-C at the member's terminal is the member's to act on: it hands over first.
+        .process_group(0)
         .spawn()
         .map_err(|error| ("starting postgres-init", error))?;
     // The descriptor without close-on-exec exists for this one spawn only.

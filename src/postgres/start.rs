@@ -3,6 +3,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +26,9 @@ const STATUS_LINE: usize = 7;
 
 /// How much of the log's end is shown when a start fails, in bytes.
 const LOG_TAIL: u64 = 2048;
+
+/// A longer log, in bytes, is put aside at a start, in place of the one before.
+const LOG_MAX: u64 = 64 << 20;
 
 /// What the postmaster says of itself in `postmaster.pid`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +73,12 @@ pub enum StartError {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// Another server answers on the Unix socket.
+    #[error("another PostgreSQL serves on {}; stop it, or set postgres.port or postgres.socket_directory", path.display())]
+    SocketInUse {
+        /// The socket.
+        path: PathBuf,
     },
     /// Its processes could not be started.
     #[error("starting PostgreSQL")]
@@ -149,6 +160,7 @@ pub async fn launch(
 ) -> Result<Launched, StartError> {
     let command = configuration::write(instance)?;
     let pid_file = instance.data_directory.join(PID_FILE);
+    refuse_served_socket(instance)?;
     remove_stale(&pid_file)?;
     let log_file = instance.log_file();
     let log = open_log(&log_file)?;
@@ -176,6 +188,18 @@ pub async fn launch(
     })
 }
 
+/// PostgreSQL asks the process id in the socket's lock file whether the socket is still in use. From
+/// within its own PID namespace it would take any other server for dead, and its socket away.
+fn refuse_served_socket(instance: &Instance) -> Result<(), StartError> {
+    let name = format!(".s.PGSQL.{}", instance.port);
+    let path = instance.socket_directory.join(name);
+    match UnixStream::connect(&path) {
+        Ok(_) => Err(StartError::SocketInUse { path }),
+        // Nobody listens, or there is no socket; anything else PostgreSQL itself will report.
+        Err(_) => Ok(()),
+    }
+}
+
 fn remove_stale(pid_file: &Path) -> Result<(), StartError> {
     match fs::remove_file(pid_file) {
         Ok(()) => Ok(()),
@@ -189,12 +213,22 @@ fn remove_stale(pid_file: &Path) -> Result<(), StartError> {
 }
 
 fn open_log(path: &Path) -> Result<File, StartError> {
-    let open = OpenOptions::new().create(true).append(true).open(path);
-    open.map_err(|source| StartError::Step {
-        operation: "opening the log",
-        path: path.to_owned(),
-        source,
-    })
+    let failed = |operation| {
+        move |source| StartError::Step {
+            operation,
+            path: path.to_owned(),
+            source,
+        }
+    };
+    if fs::metadata(path).is_ok_and(|log| log.len() > LOG_MAX) {
+        fs::rename(path, path.with_extension("log.1")).map_err(failed("renaming"))?;
+    }
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o640)
+        .open(path)
+        .map_err(failed("opening"))
 }
 
 #[allow(

@@ -6,6 +6,7 @@
 //! runs [`within`] a deadline.
 
 mod bounded;
+mod check;
 mod format;
 mod label;
 mod marker;
@@ -15,6 +16,7 @@ mod signature;
 mod superblock;
 
 pub use bounded::{Bounded, BoundedError, Pending, Vanished, within};
+pub use check::{CheckError, Checked, check};
 pub use format::{FormatError, finish, format};
 pub use label::Label;
 pub use marker::{MARKER_NAME, Marker, MarkerError};

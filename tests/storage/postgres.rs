@@ -10,12 +10,13 @@ use std::time::Duration;
 use baton::clock;
 use baton::postgres::{
     self, ControlData, DataDirectory, DataDirectoryError, DatabaseState, End, Instance, NotReady,
-    Session, StopBounds, StopOutcome, StoppedBy,
+    Session, StartError, StopBounds, StopOutcome, StoppedBy,
 };
 use fencing::Epoch;
 use fs2::FileExt;
 
-use crate::harness::{BATON, BOUNDS, LONG, Volume, block_on, permit, start};
+use crate::harness::{BATON, BOUNDS, LONG, Volume, block_on, label, permit, start};
+use baton::volume::{Cleanliness, Superblock};
 
 fn controldata(instance: &Instance, key: &str) -> String {
     let program = instance.programs.path("pg_controldata");
@@ -131,39 +132,154 @@ fn a_new_database_serves_stops_and_serves_again() {
     mounted.unmount().unwrap();
 }
 
-/// Not a bound, which would fail on a busy machine: the figures, for whoever tunes.
+/// The phases of a hand-over and how long each took, in milliseconds.
+struct Phases(Vec<(&'static str, u64)>, u64);
+
+impl Phases {
+    fn begin() -> Self {
+        Self(Vec::new(), clock::now().as_millis())
+    }
+
+    fn lap(&mut self, name: &'static str) {
+        let now = clock::now().as_millis();
+        self.0
+            .push((name, now - std::mem::replace(&mut self.1, now)));
+    }
+}
+
+impl std::fmt::Display for Phases {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let total: u64 = self.0.iter().map(|(_, took)| took).sum();
+        for (name, took) in &self.0 {
+            write!(f, "{name} {took}, ")?;
+        }
+        write!(f, "in all {total} ms")
+    }
+}
+
+/// The second half of every hand-over: from the unmounted volume to a committed write.
+async fn take(
+    volume: &Volume,
+    instance: &Instance,
+    epoch: u32,
+    phases: &mut Phases,
+) -> (baton::volume::Mounted, postgres::Launched, Session) {
+    baton::volume::drop_caches(volume.device()).unwrap();
+    Superblock::read(volume.device())
+        .unwrap()
+        .admit(&label())
+        .unwrap();
+    phases.lap("look");
+    let mounted = volume.mount();
+    phases.lap("mount");
+    let baton = Path::new(BATON);
+    let launched = postgres::launch(&permit(epoch), instance, baton, None)
+        .await
+        .unwrap();
+    phases.lap("launch");
+    launched.starting.ready(LONG).await.unwrap();
+    phases.lap("ready");
+    let session = Session::connect(instance, LONG).await.unwrap();
+    phases.lap("connect");
+    session
+        .commit_ownership(Epoch::new(epoch).unwrap(), "a", LONG)
+        .await
+        .unwrap();
+    phases.lap("commit");
+    (mounted, launched, session)
+}
+
+/// Prints the figures, for whoever tunes; a bound would fail on a busy machine.
 #[test]
-fn print_where_the_time_goes() {
+fn hand_overs_and_take_overs_one_after_another() {
+    let volume = Volume::new();
+    let mounted = volume.prepare();
+    let instance = volume.instance();
+    postgres::initdb(&permit(1), &instance).unwrap();
+    mounted.unmount().unwrap();
+    block_on(async {
+        let mut phases = Phases::begin();
+        for epoch in 1..=5 {
+            let taken = take(&volume, &instance, epoch, &mut phases).await;
+            let (mounted, mut launched, session) = taken;
+            println!("after a hand-over: {phases}");
+            load(&instance).await;
+            session.checkpoint(LONG).await.unwrap();
+            mounted.sync().unwrap();
+            phases = Phases::begin();
+            stop_fast(&mut launched).await;
+            postgres::verify_shut_down(&instance.data_directory, false).unwrap();
+            phases.lap("stop");
+            mounted.sync().unwrap();
+            phases.lap("sync");
+            mounted.unmount().unwrap();
+            phases.lap("unmount");
+            let superblock = Superblock::read(volume.device()).unwrap();
+            assert_eq!(superblock.cleanliness(), Cleanliness::Clean);
+        }
+        for epoch in 6..=8 {
+            let taken = take(&volume, &instance, epoch, &mut phases).await;
+            let (mounted, launched, _session) = taken;
+            println!(
+                "after {}: {phases}",
+                if epoch == 6 { "a hand-over" } else { "a crash" }
+            );
+            load(&instance).await;
+            assert_ne!(
+                postgres::kill(&launched.postmaster, LONG).await,
+                StopOutcome::Stuck
+            );
+            mounted.shut_down().unwrap();
+            mounted.unmount().unwrap();
+            let superblock = Superblock::read(volume.device()).unwrap();
+            assert_eq!(superblock.cleanliness(), Cleanliness::NeedsRecovery);
+            phases = Phases::begin();
+        }
+    });
+}
+
+/// Some 40 MB of write-ahead log.
+async fn load(instance: &Instance) {
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host("127.0.0.1")
+        .port(instance.port)
+        .user("postgres")
+        .dbname("postgres");
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let sql = "CREATE TABLE IF NOT EXISTS load (id bigint, filler text); \
+               INSERT INTO load SELECT n, repeat('x', 100) FROM generate_series(1, 200000) n";
+    client.batch_execute(sql).await.unwrap();
+    drop(client);
+    connection.await.unwrap().unwrap();
+}
+
+/// SIGSTOP to every process of the tree: a postmaster that cannot answer is killed all the same.
+#[test]
+fn a_frozen_tree_is_killed_after_its_bounds() {
     let volume = Volume::new();
     let mounted = volume.prepare();
     let instance = volume.instance();
     postgres::initdb(&permit(1), &instance).unwrap();
     block_on(async {
-        for epoch in 1..=6 {
-            let began = clock::now().as_millis();
-            let since = || clock::now().as_millis() - began;
-            let launched =
-                postgres::launch(&permit(epoch), &instance, Path::new(BATON), None).await;
-            let mut launched = launched.unwrap();
-            let spawned = since();
-            launched.starting.ready(LONG).await.unwrap();
-            let ready = since();
-            let session = Session::connect(&instance, LONG).await.unwrap();
-            let connected = since();
-            session
-                .commit_ownership(Epoch::new(epoch).unwrap(), "a", LONG)
-                .await
-                .unwrap();
-            let committed = since();
-            session.checkpoint(LONG).await.unwrap();
-            let stopping = clock::now().as_millis();
-            stop_fast(&mut launched).await;
-            let stopped = clock::now().as_millis() - stopping;
-            println!(
-                "spawned {spawned} ready {ready} connected {connected} committed {committed} ms; \
-                 stop after checkpoint {stopped} ms"
-            );
+        let (mut launched, _session) = start(&instance, 1).await;
+        for pid in processes_with(instance.data_directory.to_str().unwrap()) {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
         }
+        let short = Duration::from_millis(50);
+        let bounds = StopBounds {
+            fast: short,
+            immediate: short,
+            kill: LONG,
+        };
+        let outcome = postgres::stop(&mut launched.postmaster, bounds).await;
+        let expected = StopOutcome::Stopped {
+            by: StoppedBy::Kill,
+            end: End::TreeKilled,
+        };
+        assert_eq!(outcome, expected);
     });
     mounted.unmount().unwrap();
 }
@@ -314,6 +430,28 @@ fn a_port_in_use_is_named_and_nothing_is_left() {
         };
         assert!(log.contains("Address already in use"), "{log}");
     });
+    mounted.unmount().unwrap();
+}
+
+#[test]
+fn another_servers_socket_is_left_alone() {
+    let volume = Volume::new();
+    let mounted = volume.prepare();
+    let instance = volume.instance();
+    postgres::initdb(&permit(1), &instance).unwrap();
+    fs::create_dir(&instance.socket_directory).unwrap();
+    let path = instance
+        .socket_directory
+        .join(format!(".s.PGSQL.{}", instance.port));
+    let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    block_on(async {
+        let launched = postgres::launch(&permit(1), &instance, Path::new(BATON), None).await;
+        assert!(
+            matches!(launched, Err(StartError::SocketInUse { .. })),
+            "{launched:?}"
+        );
+    });
+    assert!(path.exists());
     mounted.unmount().unwrap();
 }
 

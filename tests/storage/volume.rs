@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use baton::volume::{
-    self, Bounded, Cleanliness, Contents, Label, Marker, MountError, Refusal, StillMounted,
-    Superblock, UnmountError,
+    self, Bounded, Checked, Cleanliness, Contents, Label, Marker, MountError, Refusal,
+    StillMounted, Superblock, UnmountError,
 };
 
 use crate::harness::{CLUSTER, LONG, SITE, Volume, block_on, label, permit};
@@ -195,4 +195,30 @@ fn an_interrupted_preparation_may_begin_anew_and_a_finished_one_never() {
     assert_eq!(superblock.admit(&label()), Ok(()));
     let (contents, formattable) = volume::probe(volume.device(), &label()).unwrap();
     assert!(matches!(contents, Contents::Ext4(_)) && formattable.is_none());
+}
+
+#[test]
+fn recorded_errors_are_seen_and_repaired_or_left_to_a_person() {
+    let volume = Volume::new();
+    volume.prepare().unmount().unwrap();
+    assert_eq!(
+        volume::check(&permit(1), volume.device()).unwrap(),
+        Checked::Sound
+    );
+    let device = volume.device().to_str().unwrap().to_owned();
+    run("debugfs", &["-w", "-R", "ssv state 2", &device]);
+    volume::drop_caches(volume.device()).unwrap();
+    assert_ne!(cleanliness(&volume), Cleanliness::Clean);
+    assert_eq!(
+        volume::check(&permit(1), volume.device()).unwrap(),
+        Checked::Repaired
+    );
+    volume::drop_caches(volume.device()).unwrap();
+    assert_eq!(cleanliness(&volume), Cleanliness::Clean);
+
+    // The root directory's inode is gone: a choice.
+    run("debugfs", &["-w", "-R", "clri <2>", &device]);
+    run("debugfs", &["-w", "-R", "ssv state 2", &device]);
+    let damaged = volume::check(&permit(1), volume.device()).unwrap();
+    assert!(matches!(damaged, Checked::Damaged { .. }), "{damaged:?}");
 }
