@@ -21,7 +21,7 @@ pub use write::{Journal, JournalError};
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Entry {
     /// A run begins, or goes on in a new file.
     Start {

@@ -7,10 +7,13 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The mark's file, in the runtime directory, which does not survive a reboot.
 pub(super) struct Marks {
     path: PathBuf,
+    /// This very process has owned since its start: only a clean end takes the mark away.
+    renewed: AtomicBool,
 }
 
 impl Marks {
@@ -18,6 +21,7 @@ impl Marks {
     pub fn new(runtime_dir: &Path, name: &str) -> Self {
         Self {
             path: runtime_dir.join(format!("{name}.owner")),
+            renewed: AtomicBool::new(false),
         }
     }
 
@@ -26,7 +30,15 @@ impl Marks {
     /// # Errors
     /// The mark could not be made: nothing may be mounted.
     pub fn owned(&self) -> io::Result<()> {
+        self.renewed.store(true, Ordering::Release);
         fs::write(&self.path, b"")
+    }
+
+    /// The time has passed in which commands of an earlier process of this host can have lived.
+    pub fn outlived(&self) {
+        if !self.renewed.load(Ordering::Acquire) {
+            self.disowned();
+        }
     }
 
     /// Everything that this host wrote has been completed, or is provably over.

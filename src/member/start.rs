@@ -4,8 +4,10 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use fencing::ClusterTag;
+use fencing::reservation::drain_wait;
 use nvme::Namespace;
 use nvme::initiator::Initiator;
 use tokio::signal::unix::{SignalKind, signal};
@@ -115,6 +117,7 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
         &core.timings,
         events.clone(),
     );
+    let drain_wait = drain_wait(&identified);
     let keeper = Keeper::new(
         volume.clone(),
         identified,
@@ -139,11 +142,15 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
         events: events.clone(),
         config: config.clone(),
     };
+    let tools = Arc::new(tools);
+    if former_writer {
+        forget_former_writer(tools.clone(), drain_wait);
+    }
     let member = Member {
         core,
         memory: Memory::default(),
         senses: Senses::new(incarnation, host, former_writer, clock::now()),
-        executor: Executor::new(Arc::new(tools), events),
+        executor: Executor::new(tools, events),
         looks,
         peers,
         control,
@@ -153,6 +160,16 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
         config,
     };
     Ok(member.run(queue).await)
+}
+
+/// Takes the mark of an earlier process away when its commands are provably over. Where nothing says
+/// when that is, the mark stays.
+fn forget_former_writer(tools: Arc<Tools>, drain_wait: Option<Duration>) {
+    let Some(wait) = drain_wait else { return };
+    tokio::spawn(async move {
+        tokio::time::sleep(wait).await;
+        tools.marks.outlived();
+    });
 }
 
 fn instance(config: &Config) -> Result<Instance, StartError> {
