@@ -172,6 +172,8 @@ fn command(volume: &Volume, timings: &Timings, directory: &Path) -> Command {
             "--path-loss-ms",
             &timings.path_loss_timeout.as_millis().to_string(),
         ])
+        // A Ctrl-C is for the member, which hands over; the bridge must serve until then.
+        .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true);

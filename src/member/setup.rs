@@ -18,9 +18,6 @@ pub struct SetupError {
 /// Moves the process into a mount namespace of its own. Must be called before any thread is made:
 /// a namespace belongs to a thread.
 ///
-/// `/dev/shm` becomes private too: a PostgreSQL that is killed leaves its segments there, and they
-/// must not pile up on the machine.
-///
 /// # Errors
 /// The system refused a step; nothing outside this process has changed.
 pub fn enter_own_mount_namespace() -> Result<(), SetupError> {
@@ -28,14 +25,5 @@ pub fn enter_own_mount_namespace() -> Result<(), SetupError> {
     let none = None::<&str>;
     unshare(CloneFlags::CLONE_NEWNS).map_err(refused("make a mount namespace"))?;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
-        .map_err(refused("make the mount namespace private"))?;
-    let shm = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(
-        Some("tmpfs"),
-        "/dev/shm",
-        Some("tmpfs"),
-        shm,
-        Some("mode=1777"),
-    )
-    .map_err(refused("mount a private /dev/shm"))
+        .map_err(refused("make the mount namespace private"))
 }
