@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-/// Data below this many bytes is copied, so that a small extent does not hold the large receive
-/// buffer that it came in.
-const COPY_BELOW: usize = 8 * 1024;
+/// Data below this many bytes is copied, so that an extent does not hold a receive buffer several
+/// times its size, which the cache's limit would not count.
+const COPY_BELOW: usize = 64 * 1024;
 /// Zeros to compare and write with.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 

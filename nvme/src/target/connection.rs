@@ -75,7 +75,7 @@ pub async fn serve(stream: TcpStream, subsystem: Arc<Subsystem>) {
         tracing::debug!(%error, "TCP_NODELAY not set");
     }
     let (read, write) = stream.into_split();
-    let mut reader = PduReader::new(read, Receiver::Controller, MAX_TRANSFER);
+    let mut reader = PduReader::new(read, Receiver::Controller, ADMIN_IN_CAPSULE_MAX);
     let mut writer = PduWriter::new(write);
     let (replies, completions) = mpsc::unbounded_channel();
     let connected = match handshake(&mut reader, &mut writer, &subsystem, &replies).await {
@@ -90,6 +90,7 @@ pub async fn serve(stream: TcpStream, subsystem: Arc<Subsystem>) {
     };
     let mut queue = Queue::new(connected, context, completions, faults);
     let is_admin = queue.connected.queue == 0;
+    reader.set_max_data(queue.max_from_host());
     let end = tokio::select! {
         // First, so that nothing is acknowledged once a power loss has ended the controller.
         biased;
@@ -356,6 +357,14 @@ impl Queue {
         }
     }
 
+    /// Most bytes that one command takes from the host: admin commands take little.
+    fn max_from_host(&self) -> u32 {
+        match self.connected.queue {
+            0 => ADMIN_IN_CAPSULE_MAX,
+            _ => MAX_TRANSFER,
+        }
+    }
+
     /// Where the data is that the command takes from the host, if it does.
     fn place_of_data(&self, command: &Command, capsule: &Bytes) -> Result<Place, Status> {
         // Opcode bits 1:0 with value 01b: host to controller.
@@ -363,10 +372,7 @@ impl Queue {
         if !takes_data {
             return Ok(Place::Here(Bytes::new()));
         }
-        let in_capsule_max = match self.connected.queue {
-            0 => ADMIN_IN_CAPSULE_MAX,
-            _ => IN_CAPSULE_MAX,
-        };
+        let in_capsule_max = self.max_from_host().min(IN_CAPSULE_MAX);
         match command.sgl {
             Sgl::None | Sgl::Transport { length: 0 } => Ok(Place::Here(Bytes::new())),
             Sgl::InCapsule { offset, length } => {
@@ -377,7 +383,7 @@ impl Queue {
                 }
                 Ok(Place::Here(capsule.slice(start..end)))
             }
-            Sgl::Transport { length } if length <= MAX_TRANSFER => {
+            Sgl::Transport { length } if length <= self.max_from_host() => {
                 Ok(Place::ToAskFor(length as usize))
             }
             Sgl::Transport { .. } => Err(Status::DATA_SGL_LENGTH_INVALID.dnr()),

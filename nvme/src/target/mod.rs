@@ -135,10 +135,7 @@ pub struct TargetConfig {
 }
 
 impl TargetConfig {
-    /// One namespace on 127.0.0.1, any port.
-    ///
-    /// # Panics
-    /// Never: the default name is valid.
+    /// One namespace of the default subsystem on 127.0.0.1, any port; nothing is kept over a restart.
     pub fn local(namespace: NamespaceConfig) -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
