@@ -80,15 +80,13 @@ pub enum Reason {
         owner: MemberId,
         /// Its epoch.
         epoch: Epoch,
-        /// Its last sign of life.
-        last: Mono,
     },
     /// Silence cannot be judged yet: no independent channel was read without a gap for long enough.
     Watching {
         /// The owner.
         owner: MemberId,
-        /// Since when the reading has no gap.
-        since: Mono,
+        /// Since when the reading has no gap; `None` while nothing can be read.
+        since: Option<Mono>,
     },
     /// The owner is gone or clean; another member was asked to take over, or has claimed it.
     LeftTo {
@@ -300,14 +298,20 @@ impl fmt::Display for Reason {
                 f,
                 "member {other} uses the same host identity: give each host its own hostid"
             ),
-            Self::OwnerLives { owner, epoch, last } => {
+            Self::OwnerLives { owner, epoch } => {
+                write!(f, "member {owner} owns epoch {epoch} and lives")
+            }
+            Self::Watching {
+                owner,
+                since: Some(since),
+            } => {
+                write!(f, "watching member {owner} without a gap since {since}")
+            }
+            Self::Watching { owner, since: None } => {
                 write!(
                     f,
-                    "member {owner} owns epoch {epoch}, last seen alive at {last}"
+                    "nothing that does not depend on member {owner} itself can be read"
                 )
-            }
-            Self::Watching { owner, since } => {
-                write!(f, "watching member {owner} without a gap since {since}")
             }
             Self::LeftTo { other } => write!(f, "left to {}", Whom(*other)),
             Self::Paused => f.write_str("automatic take-over is paused"),

@@ -8,6 +8,7 @@ use super::memory::{Role, TakeOver, TakeOverPhase};
 use super::observation::{Custody, HandoverCause, Life, Outcome, RoleName};
 use super::reason::{Evidence, Reason};
 use super::turn::{Next, Turn};
+use super::watch::Read;
 
 impl Turn<'_> {
     pub(super) fn standby(&mut self) -> Next {
@@ -240,24 +241,31 @@ impl Turn<'_> {
             return Err(Reason::OwnerLives {
                 owner: member,
                 epoch,
-                last,
             });
         }
-        match self.read_since() {
-            Some(since) if since.elapsed(detection, self.now) => Ok(Evidence::Silence {
+        // The silence itself must have been read to its end, not only the time before.
+        match self.read_without_gap(last + detection) {
+            Read::Covers => Ok(Evidence::Silence {
                 owner: member,
                 last,
             }),
-            Some(since) => {
+            Read::EndsBefore(since) => {
+                self.refresh(true, true);
+                Err(Reason::Watching {
+                    owner: member,
+                    since: Some(since),
+                })
+            }
+            Read::BeganAt(since) => {
                 self.wake_at(since + detection);
                 Err(Reason::Watching {
                     owner: member,
-                    since,
+                    since: Some(since),
                 })
             }
-            None => Err(Reason::Watching {
+            Read::Not => Err(Reason::Watching {
                 owner: member,
-                since: self.now,
+                since: None,
             }),
         }
     }

@@ -120,6 +120,12 @@ impl Turn<'_> {
     fn fence(&mut self, takeover: TakeOver, reason: Reason, ended: Option<Outcome>) -> Next {
         match ended {
             None => {
+                if let Evidence::Silence { owner: _, last } = takeover.evidence
+                    && self.spoke_again(&takeover.victim, last)
+                {
+                    // While the lease was being claimed: not silent after all.
+                    return self.become_role(Role::Standby);
+                }
                 let flags = self.key_flags();
                 let (epoch, victim) = (takeover.epoch, takeover.victim);
                 let former_gone = self.memory.former_gone;

@@ -2,11 +2,26 @@
 //!
 //! Only the holder's own signs count, and only reading that had no gap proves a silence.
 
-use fencing::{Holder, Mailbox, MemberEntry, Mono};
+use fencing::{Holder, Mailbox, MemberEntry, MemberId, Mono};
+use nvme::HostId;
 
+use super::action::Victim;
 use super::memory::{Registered, Span, Track};
 use super::observation::{Custody, Heartbeat, LeaseVersion, Seen};
 use super::turn::Turn;
+
+/// How well the time in question was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Read {
+    /// Not at all, or not lately.
+    Not,
+    /// Only since then.
+    BeganAt(Mono),
+    /// For long enough, since then, but not to its end.
+    EndsBefore(Mono),
+    /// Wholly.
+    Covers,
+}
 
 impl Turn<'_> {
     /// Takes in what was seen. First thing in every decision.
@@ -177,9 +192,12 @@ impl Turn<'_> {
 
     /// The owner's last sign of life on any channel; at the earliest the beginning of the watch.
     pub(super) fn last_sign(&self, owner: &MemberEntry) -> Mono {
+        self.last_sign_of(owner.host, owner.key.member)
+    }
+
+    fn last_sign_of(&self, host: HostId, member: MemberId) -> Mono {
         let watch = &self.memory.watch;
-        let member = owner.key.member;
-        let storage = watch.keys.get(&owner.host).map(|track| track.since);
+        let storage = watch.keys.get(&host).map(|track| track.since);
         let leased = self.seen.lease.known().and_then(Option::as_ref);
         let lease = leased
             .filter(|lease| lease.record.holder == Some(member))
@@ -192,17 +210,46 @@ impl Turn<'_> {
             .fold(self.memory.awake_since, Mono::max)
     }
 
-    /// Since when some channel that does not depend on the peers has been read without a gap.
-    pub(super) fn read_since(&self) -> Option<Mono> {
+    /// How well a channel that does not depend on the peers was read up to now: it must reach back for
+    /// a whole detection, and its newest read must have begun at `end` or later.
+    pub(super) fn read_without_gap(&self, end: Mono) -> Read {
         let timings = self.timings();
-        let fresh = |span: &Span| !span.last.elapsed(timings.sample_gap, self.now);
         let storage = self.memory.watch.mailbox.filter(|_| timings.storage_beats);
-        [storage, self.memory.watch.lease_read]
+        let spans = [storage, self.memory.watch.lease_read];
+        let fresh = spans
             .into_iter()
             .flatten()
-            .filter(fresh)
-            .map(|span| span.since.max(self.memory.awake_since))
-            .min()
+            .filter(|span| !span.last.elapsed(timings.sample_gap, self.now))
+            .map(|span| Span {
+                since: span.since.max(self.memory.awake_since),
+                ..span
+            });
+        let mut best = Read::Not;
+        for span in fresh {
+            let read = if !span.since.elapsed(timings.detection, self.now) {
+                Read::BeganAt(span.since)
+            } else if span.last < end {
+                Read::EndsBefore(span.since)
+            } else {
+                Read::Covers
+            };
+            best = best.max(read);
+        }
+        best
+    }
+
+    /// Whether an owner that was taken for silent has given a sign after all.
+    pub(super) fn spoke_again(&self, victim: &Victim, last: Mono) -> bool {
+        let Victim::Holder {
+            host,
+            member,
+            epoch: _,
+            clean: _,
+        } = victim
+        else {
+            return false;
+        };
+        self.last_sign_of(*host, *member) > last.max(self.memory.awake_since)
     }
 
     /// Whether the key of this host has moved within the detection.

@@ -344,7 +344,7 @@ impl World {
             self.ask(node, Ask::Resume);
         }
         self.after(SECOND, Event::HealAll);
-        self.after(60 * SECOND, Event::Judge);
+        self.after(40 * SECOND, Event::Judge);
         Ok(())
     }
 }

@@ -28,10 +28,14 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Runs seeds on all cores until one fails; the lowest failing seed found.
-fn first_failure(seeds: std::ops::Range<u64>, broken: Broken) -> (Option<(u64, String)>, [u64; 4]) {
+/// Runs seeds on all cores until one fails in a way that counts; the lowest such seed found.
+fn first_failure(
+    seeds: std::ops::Range<u64>,
+    broken: Broken,
+    counts: impl Fn(&str) -> bool + Sync,
+) -> (Option<(u64, String)>, Outcomes) {
     let next = AtomicU64::new(seeds.start);
-    let totals: [AtomicU64; 4] = Default::default();
+    let totals = std::sync::Mutex::new(Outcomes::default());
     let failure = std::sync::Mutex::new(None::<(u64, String)>);
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
@@ -44,19 +48,8 @@ fn first_failure(seeds: std::ops::Range<u64>, broken: Broken) -> (Option<(u64, S
                         return;
                     }
                     match run(seed, broken) {
-                        Ok(outcomes) => {
-                            let Outcomes {
-                                decisions,
-                                takeovers,
-                                acknowledged,
-                                refused,
-                            } = outcomes;
-                            let counts =
-                                [decisions, takeovers as u64, acknowledged as u64, refused];
-                            for (total, count) in totals.iter().zip(counts) {
-                                total.fetch_add(count, Ordering::Relaxed);
-                            }
-                        }
+                        Ok(outcomes) => totals.lock().expect("no panic").add(outcomes),
+                        Err(text) if !counts(&text) => {}
                         Err(text) => {
                             let mut failure = failure.lock().expect("no panic");
                             if failure.as_ref().is_none_or(|(other, _)| *other > seed) {
@@ -69,7 +62,7 @@ fn first_failure(seeds: std::ops::Range<u64>, broken: Broken) -> (Option<(u64, S
         }
     });
     let failure = failure.into_inner().expect("no panic");
-    (failure, totals.map(AtomicU64::into_inner))
+    (failure, totals.into_inner().expect("no panic"))
 }
 
 #[test]
@@ -87,16 +80,82 @@ fn every_invariant_holds_for_every_seed() {
         return;
     }
     let seeds = number("SEEDS").unwrap_or(DEFAULT_SEEDS);
-    let (failure, [decisions, takeovers, acknowledged, refused]) =
-        first_failure(0..seeds, Broken::Nothing);
+    let (failure, totals) = first_failure(0..seeds, Broken::Nothing, |_| true);
     if let Some((seed, text)) = failure {
         panic!(
             "seed {seed} fails: {text}\nsee it with: SEED={seed} cargo test --test simulation every -- --nocapture"
         );
     }
+    let Outcomes {
+        decisions,
+        takeovers,
+        acknowledged,
+        refused,
+        coverage,
+    } = totals;
+    for (what, count) in coverage {
+        println!("{count:>9} {what}");
+    }
     println!(
         "{seeds} seeds: {decisions} decisions, {takeovers} take-overs, {acknowledged} acknowledged \
          writes kept, {refused} writes of fenced hosts refused"
+    );
+}
+
+/// Seeds that failed once, with what they taught.
+const FAILED_ONCE: [u64; 2] = [
+    185, // PostgreSQL started again while its predecessor's last write was still in the device.
+    759, // The silence had not been read to its end: the owner had woken a moment before.
+];
+
+#[test]
+fn seeds_that_failed_once_pass() {
+    for seed in FAILED_ONCE {
+        if let Err(text) = run(seed, Broken::Nothing) {
+            panic!("seed {seed}: {text}");
+        }
+    }
+}
+
+/// Breaks one rule on purpose and expects that one of these invariants catches it.
+fn caught(broken: Broken, within: u64, invariants: &[&str]) {
+    let counts = |text: &str| invariants.iter().any(|name| text.contains(name));
+    let (failure, _) = first_failure(0..within, broken, counts);
+    let Some((seed, text)) = failure else {
+        panic!("{broken:?} was not caught within {within} seeds");
+    };
+    println!("{broken:?} is caught by seed {seed}: {text}");
+}
+
+#[test]
+fn a_fence_that_is_not_verified_is_caught() {
+    caught(
+        Broken::SkipVerify,
+        2_000,
+        &["invariant_one_writer", "invariant_acknowledged_kept"],
+    );
+}
+
+#[test]
+fn an_owner_whose_beats_are_ignored_is_caught() {
+    caught(Broken::IgnoreBeats, 2_000, &["invariant_no_false_takeover"]);
+}
+
+#[test]
+fn a_former_device_that_is_kept_is_caught() {
+    caught(
+        Broken::KeepDevice,
+        5_000,
+        &["invariant_one_writer", "invariant_acknowledged_kept"],
+    );
+}
+
+#[test]
+fn absence_that_is_taken_for_permission_is_caught() {
+    caught(
+        Broken::AbsenceIsPermission,
+        5_000,
+        &["invariant_one_writer", "invariant_acknowledged_kept"],
     );
 }
 

@@ -3,7 +3,8 @@
 
 use baton::decide::{
     Action, Ask, Custody, Device, Heard, Heartbeat, Incarnation, Life, Local, Memory, Mount,
-    Observation, PermitFacts, Postgres, Request, RequestId, Running as RunningStep, Seen, decide,
+    Observation, PermitFacts, Postgres, Reason, Request, RequestId, Running as RunningStep, Seen,
+    decide,
 };
 use fencing::{Command, KeyFlags, Mailbox, Outcome};
 use nvme::ReservationReport;
@@ -329,6 +330,26 @@ impl World {
         if !was && matches!(decision.memory.role, Role::Active(_)) {
             self.owners.push((self.now, index));
         }
+        if self.nodes[index].reason == decision.reason {
+            return;
+        }
+        let text = match &decision.reason {
+            Reason::TakingOver { evidence, .. } => format!("take-over: {evidence:?}"),
+            Reason::HandingOver { cause, .. } => format!("handover: {cause:?}"),
+            other => format!("{other:?}"),
+        };
+        let cut = text.find(|c: char| !(c.is_alphanumeric() || c == ':' || c == ' ' || c == '-'));
+        let name = text[..cut.unwrap_or(text.len())].trim().to_owned();
+        let name = match &decision.reason {
+            Reason::TakingOver {
+                evidence: baton::decide::Evidence::Clean { cause, .. },
+                ..
+            } => {
+                format!("{name} {cause:?}")
+            }
+            _ => name,
+        };
+        *self.coverage.entry(name).or_default() += 1;
     }
 
     /// What a member with a broken rule sees.

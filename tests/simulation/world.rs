@@ -301,14 +301,37 @@ pub struct World {
     pub drain_wait: Duration,
     pub stop: bool,
     pub check_replay: bool,
+    /// How often each kind of take-over, handover and stop happened.
+    pub coverage: BTreeMap<String, u64>,
 }
 
-/// The result of one seed.
+/// The result of one seed, or of many.
+#[derive(Default)]
 pub struct Outcomes {
     pub decisions: u64,
     pub takeovers: usize,
     pub acknowledged: usize,
     pub refused: u64,
+    pub coverage: BTreeMap<String, u64>,
+}
+
+impl Outcomes {
+    pub fn add(&mut self, other: Self) {
+        let Self {
+            decisions,
+            takeovers,
+            acknowledged,
+            refused,
+            coverage,
+        } = other;
+        self.decisions += decisions;
+        self.takeovers += takeovers;
+        self.acknowledged += acknowledged;
+        self.refused += refused;
+        for (what, count) in coverage {
+            *self.coverage.entry(what).or_default() += count;
+        }
+    }
 }
 
 pub fn cluster() -> ClusterTag {
@@ -386,6 +409,7 @@ impl World {
             drain_wait,
             stop: false,
             check_replay: seed % 50 == 0,
+            coverage: BTreeMap::new(),
             rng,
         };
         world.build_nodes(count, &timings);
@@ -431,6 +455,7 @@ impl World {
             takeovers: self.owners.len(),
             acknowledged: self.target.acknowledged.len(),
             refused: self.target.refused,
+            coverage: std::mem::take(&mut self.coverage),
         })
     }
 
