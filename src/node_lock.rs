@@ -7,14 +7,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use fs2::FileExt;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use crate::config::Config;
 
@@ -44,19 +43,46 @@ pub enum NodeLockError {
     },
 }
 
+/// How long a member's earlier process may take to be gone after its death was seen.
+const PROCESS_GONE: Duration = Duration::from_secs(2);
+
+/// How long its PostgreSQL may take, which the kernel kills as soon as its init is gone.
+const POSTGRES_GONE: Duration = Duration::from_secs(10);
+
 /// Both locks of a running member. Kept until the process ends.
 #[derive(Debug)]
 pub struct NodeLock {
+    /// One process per member.
     _member: File,
+    /// One member per host.
     host: File,
 }
 
+impl AsFd for NodeLock {
+    /// The host's lock, for the processes of PostgreSQL to inherit.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.host.as_fd()
+    }
+}
+
 impl NodeLock {
-    /// Takes both locks, waiting `patience` for an earlier process's PostgreSQL to be gone.
+    /// Takes both locks; waits a while for what an earlier process left to be gone. Blocks.
     ///
     /// # Errors
     /// Another process has one, or the directory cannot be written.
-    pub fn take(config: &Config, patience: Duration) -> Result<Self, NodeLockError> {
+    pub fn take(config: &Config) -> Result<Self, NodeLockError> {
+        Self::take_within(config, PROCESS_GONE, POSTGRES_GONE)
+    }
+
+    /// As [`NodeLock::take`], with other patience.
+    ///
+    /// # Errors
+    /// As [`NodeLock::take`].
+    pub fn take_within(
+        config: &Config,
+        process_gone: Duration,
+        postgres_gone: Duration,
+    ) -> Result<Self, NodeLockError> {
         let Config {
             cluster,
             member,
@@ -84,25 +110,9 @@ impl NodeLock {
             ),
             setting: "volume.host_id",
         };
-        Ok(Self {
-            _member: name.take(&about, patience)?,
-            host: host.take(&about, patience)?,
-        })
-    }
-
-    /// Lets child processes inherit the host's lock from now on; they have it under this number.
-    ///
-    /// # Errors
-    /// The system refuses.
-    pub fn share_with_children(&self) -> io::Result<RawFd> {
-        fcntl(&self.host, FcntlArg::F_SETFD(FdFlag::empty()))?;
-        Ok(self.host.as_raw_fd())
-    }
-}
-
-impl AsFd for NodeLock {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.host.as_fd()
+        let _member = name.take(&about, process_gone)?;
+        let host = host.take(&about, postgres_gone)?;
+        Ok(Self { _member, host })
     }
 }
 

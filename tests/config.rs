@@ -329,7 +329,8 @@ fn mistakes_of_form_and_contradictions_are_named_together() {
     let text = GOOD
         .replace("name = \"b\"", "name = \"a\"")
         .replace("/srv/baton/bridge", "/srv/baton/volume/bridge")
+        .replace("cluster = \"main\"", "")
         .replace("[lease]", "[lease]\nstroe = \"file\"");
     let found = problems(&text);
-    assert_eq!(found.len(), 3, "{found:#?}");
+    assert_eq!(found.len(), 4, "{found:#?}");
 }

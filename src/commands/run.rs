@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context;
 
@@ -13,9 +12,6 @@ use crate::node_lock::NodeLock;
 /// Threads of the runtime. A step may read a few bytes from the volume; should the volume freeze
 /// there, the other thread carries the beats' end to the loop.
 const WORKERS: usize = 2;
-
-/// How long an earlier process of this member, or its PostgreSQL, is given to be gone.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Run one member of a cluster
 #[derive(clap::Args)]
@@ -40,7 +36,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let node_lock = NodeLock::take(&config, LOCK_PATIENCE)?;
+    let node_lock = NodeLock::take(&config)?;
     member::enter_own_mount_namespace()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)

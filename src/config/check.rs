@@ -4,7 +4,8 @@ use std::path::Path;
 
 use nvme::identity::DISCOVERY_NQN;
 
-use super::{Config, Problem, Transport};
+use super::read::Draft;
+use super::{Peer, Postgres, Problem, Transport, Volume};
 
 /// The longest path of a Unix socket, in bytes, without its terminating zero (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
@@ -28,22 +29,28 @@ const OURS: [(&str, &str); 9] = [
 /// PostgreSQL settings without which acknowledged writes do not survive.
 const NEVER_OFF: [&str; 2] = ["fsync", "full_page_writes"];
 
-/// Notes every contradiction.
-pub(super) fn contradictions(config: &Config, problems: &mut Vec<Problem>) {
+/// Notes every contradiction in what could be read.
+pub(super) fn contradictions(draft: &Draft, problems: &mut Vec<Problem>) {
     let mut note = |setting: &str, text: String| {
         problems.push(Problem {
             setting: setting.to_owned(),
             text,
         });
     };
-    volume(config, &mut note);
-    paths(config, &mut note);
-    members(config, &mut note);
-    postgres(config, &mut note);
+    if let Some(known) = &draft.volume {
+        volume(known, &mut note);
+        paths(draft, known, &mut note);
+    }
+    sockets(draft, &mut note);
+    if let Some(peer) = &draft.peer {
+        members(draft, peer, &mut note);
+    }
+    if let Some(known) = &draft.postgres {
+        postgres(known, draft.peer.as_ref(), &mut note);
+    }
 }
 
-fn volume(config: &Config, note: &mut impl FnMut(&str, String)) {
-    let volume = &config.volume;
+fn volume(volume: &Volume, note: &mut impl FnMut(&str, String)) {
     for (setting, nqn) in [
         ("volume.subsystem", &volume.subsystem),
         ("volume.host_nqn", &volume.host_nqn),
@@ -84,23 +91,34 @@ fn nested(one: &Path, other: &Path) -> bool {
 }
 
 /// What must be there while the volume is not must not lie on it.
-fn paths(config: &Config, note: &mut impl FnMut(&str, String)) {
+fn paths(draft: &Draft, volume: &Volume, note: &mut impl FnMut(&str, String)) {
+    let journal = draft.journal.as_ref().map(|journal| &journal.path);
+    let lease = draft.lease.as_ref().map(|lease| &lease.path);
+    let postgres = draft.postgres.as_ref();
     let apart = [
-        ("runtime_dir", &config.runtime_dir),
-        ("lease.path", &config.lease.path),
-        ("peer.secret_file", &config.peer.secret_file),
-        ("journal.path", &config.journal.path),
-        ("control.socket", &config.control.socket),
+        ("runtime_dir", draft.runtime_dir.as_ref()),
+        ("lease.path", lease),
+        (
+            "peer.secret_file",
+            draft.peer.as_ref().map(|peer| &peer.secret_file),
+        ),
+        ("journal.path", journal),
+        (
+            "control.socket",
+            draft.control.as_ref().map(|control| &control.socket),
+        ),
         (
             "postgres.socket_directory",
-            &config.postgres.socket_directory,
+            postgres.map(|postgres| &postgres.socket_directory),
         ),
     ];
+    let places = [
+        ("volume.mount_point", &volume.mount_point),
+        ("volume.directory", &volume.directory),
+    ];
     for (setting, path) in apart {
-        for (place, taken) in [
-            ("volume.mount_point", &config.volume.mount_point),
-            ("volume.directory", &config.volume.directory),
-        ] {
+        let Some(path) = path else { continue };
+        for (place, taken) in places {
             if path.starts_with(taken) && taken.parent().is_some() {
                 note(
                     setting,
@@ -109,103 +127,92 @@ fn paths(config: &Config, note: &mut impl FnMut(&str, String)) {
             }
         }
     }
-    if config.journal.path == config.lease.path {
+    if journal.is_some() && journal == lease {
         note(
             "journal.path",
             "is the lease's file; give it its own".to_owned(),
         );
     }
-    let sockets = [
-        ("control.socket", config.control.socket.clone()),
-        (
-            "postgres.socket_directory",
-            config.postgres.socket_directory.join(".s.PGSQL.65535.lock"),
-        ),
-    ];
-    for (setting, path) in sockets {
-        let length = path.as_os_str().len();
+}
+
+fn sockets(draft: &Draft, note: &mut impl FnMut(&str, String)) {
+    let control = draft.control.as_ref().map(|control| control.socket.clone());
+    let postgres = draft.postgres.as_ref();
+    let postgres = postgres.map(|postgres| postgres.socket_directory.join(".s.PGSQL.65535.lock"));
+    for (setting, path) in [
+        ("control.socket", control),
+        ("postgres.socket_directory", postgres),
+    ] {
+        let length = path.map_or(0, |path| path.as_os_str().len());
         if length > SOCKET_PATH_MAX {
-            note(
-                setting,
-                format!(
-                    "makes a socket path of {length} bytes; the system allows {SOCKET_PATH_MAX}: shorten it"
-                ),
+            let text = format!(
+                "makes a socket path of {length} bytes; the system allows {SOCKET_PATH_MAX}: shorten it"
             );
+            note(setting, text);
         }
     }
 }
 
-fn members(config: &Config, note: &mut impl FnMut(&str, String)) {
-    let own = (&config.member, config.number);
-    if config.peer.listen.port() == 0 {
-        note(
-            "peer.listen",
-            "port 0 would be another one at each start; choose a port".to_owned(),
+fn members(draft: &Draft, peer: &Peer, note: &mut impl FnMut(&str, String)) {
+    if peer.listen.port() == 0 {
+        let text = "port 0 would be another one at each start; choose a port";
+        note("peer.listen", text.to_owned());
+    }
+    for (index, member) in peer.members.iter().enumerate() {
+        let mut wrong = |field: &str, holds: bool, text: &str| {
+            if holds {
+                note(&format!("peer.members[{index}].{field}"), text.to_owned());
+            }
+        };
+        let itself = draft.member.as_ref() == Some(&member.name);
+        wrong(
+            "name",
+            itself,
+            "is this member itself; list only the others",
+        );
+        wrong(
+            "number",
+            draft.number == Some(member.number),
+            "is this member's own number; each has its own",
+        );
+        wrong(
+            "address",
+            member.address.port() == 0,
+            "port 0 is no port to connect to",
+        );
+        wrong(
+            "address",
+            member.address == peer.listen,
+            "is where this member itself listens (peer.listen)",
+        );
+        let before = &peer.members[..index];
+        let shared = "is used by an earlier entry as well; each member has its own";
+        wrong(
+            "name",
+            before.iter().any(|other| other.name == member.name),
+            shared,
+        );
+        wrong(
+            "number",
+            before.iter().any(|other| other.number == member.number),
+            shared,
+        );
+        wrong(
+            "address",
+            before.iter().any(|other| other.address == member.address),
+            shared,
         );
     }
-    for (index, member) in config.peer.members.iter().enumerate() {
-        let setting = |field: &str| format!("peer.members[{index}].{field}");
-        let before = &config.peer.members[..index];
-        if member.name == *own.0 {
-            note(
-                &setting("name"),
-                format!(
-                    "{:?} is this member itself; list only the others",
-                    member.name
-                ),
-            );
-        }
-        if member.number == own.1 {
-            note(
-                &setting("number"),
-                format!(
-                    "{} is this member's own number; each has its own",
-                    member.number
-                ),
-            );
-        }
-        if member.address.port() == 0 {
-            note(
-                &setting("address"),
-                "port 0 is no port to connect to".to_owned(),
-            );
-        }
-        if member.address == config.peer.listen {
-            note(
-                &setting("address"),
-                "is where this member itself listens (peer.listen)".to_owned(),
-            );
-        }
-        for (field, shared) in [
-            ("name", before.iter().any(|other| other.name == member.name)),
-            (
-                "number",
-                before.iter().any(|other| other.number == member.number),
-            ),
-            (
-                "address",
-                before.iter().any(|other| other.address == member.address),
-            ),
-        ] {
-            if shared {
-                note(
-                    &setting(field),
-                    "is used by an earlier entry as well; each member has its own".to_owned(),
-                );
-            }
-        }
-    }
 }
 
-fn postgres(config: &Config, note: &mut impl FnMut(&str, String)) {
-    let postgres = &config.postgres;
+fn postgres(postgres: &Postgres, peer: Option<&Peer>, note: &mut impl FnMut(&str, String)) {
     if postgres.os_user == "root" {
         note(
             "postgres.os_user",
             "PostgreSQL refuses to run as root; name another user".to_owned(),
         );
     }
-    if config.peer.listen.port() == postgres.port {
+    if peer.is_some_and(|peer| peer.listen.port() == postgres.port) {
         note(
             "postgres.port",
             "is the port of peer.listen as well; choose another".to_owned(),

@@ -313,11 +313,9 @@ impl Config {
                 text: error.to_string(),
             })?;
         let mut problems = Vec::new();
-        let config = read::config(table, &mut problems);
-        if let Some(config) = &config {
-            check::contradictions(config, &mut problems);
-        }
-        Ok((config, problems))
+        let draft = read::draft(table, &mut problems);
+        check::contradictions(&draft, &mut problems);
+        Ok((draft.complete(), problems))
     }
 
     fn accept(

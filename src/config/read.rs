@@ -21,37 +21,74 @@ use super::{
 /// 16 MiB: with a line of some 2 kB for each change, weeks of an uneventful life.
 const JOURNAL_MAX_BYTES: u64 = 16 << 20;
 
-/// Reads the whole file; none if any setting could not be read.
-pub(super) fn config(table: Table, problems: &mut Vec<Problem>) -> Option<Config> {
+/// What could be read of a file: `None` where a setting of the section is missing or wrong. So what is
+/// there can still be checked for contradictions.
+pub(super) struct Draft {
+    pub cluster: Option<String>,
+    pub site: Option<String>,
+    pub member: Option<String>,
+    pub number: Option<MemberId>,
+    pub runtime_dir: Option<PathBuf>,
+    pub volume: Option<Volume>,
+    pub lease: Option<Lease>,
+    pub peer: Option<Peer>,
+    pub postgres: Option<Postgres>,
+    pub timings: Option<Timings>,
+    pub journal: Option<Journal>,
+    pub control: Option<Control>,
+}
+
+impl Draft {
+    /// The configuration, if nothing is missing.
+    pub fn complete(self) -> Option<Config> {
+        Some(Config {
+            cluster: self.cluster?,
+            site: self.site?,
+            member: self.member?,
+            number: self.number?,
+            runtime_dir: self.runtime_dir?,
+            volume: self.volume?,
+            lease: self.lease?,
+            peer: self.peer?,
+            postgres: self.postgres?,
+            timings: self.timings?,
+            journal: self.journal?,
+            control: self.control?,
+        })
+    }
+}
+
+/// Reads the whole file.
+pub(super) fn draft(table: Table, problems: &mut Vec<Problem>) -> Draft {
     let mut top = Section::root(table, problems);
     let cluster = top.required::<Name>("cluster", "\"main\"");
     let site = top.optional("site", Name("local".to_owned()));
     let member = top.required::<Name>("member", "\"a\"");
     let number = top.required("number", "1");
-    let runtime_dir = top.required("runtime_dir", "\"/run/baton\"");
+    let runtime_dir = top.required::<Absolute>("runtime_dir", "\"/run/baton\"");
     let volume = top.section("volume", volume);
     let lease = top.section("lease", lease);
     let peer = top.section("peer", peer);
     let postgres = top.section("postgres", postgres);
-    let runtime = runtime_dir.as_ref().map(|Absolute(path)| path.clone());
+    let runtime_dir = runtime_dir.map(|Absolute(path)| path);
     let timings = top.section("timings", timings);
     let journal = top.section("journal", journal);
-    let control = top.section("control", |section| control(section, runtime));
+    let control = top.section("control", |section| control(section, runtime_dir.clone()));
     top.finish();
-    Some(Config {
-        cluster: cluster?.0,
-        site: site?.0,
-        member: member?.0,
-        number: number?,
-        runtime_dir: runtime_dir?.0,
-        volume: volume?,
-        lease: lease?,
-        peer: peer?,
-        postgres: postgres?,
-        timings: timings?,
-        journal: journal?,
-        control: control?,
-    })
+    Draft {
+        cluster: cluster.map(|Name(name)| name),
+        site: site.map(|Name(name)| name),
+        member: member.map(|Name(name)| name),
+        number,
+        runtime_dir,
+        volume,
+        lease,
+        peer,
+        postgres,
+        timings,
+        journal,
+        control,
+    }
 }
 
 fn volume(section: &mut Section<'_>) -> Option<Volume> {

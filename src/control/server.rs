@@ -179,6 +179,9 @@ impl Desk {
             if read == 0 {
                 return Ok(());
             }
+            if !line.ends_with('\n') {
+                return Err(io::Error::other("a request without an end"));
+            }
             match serde_json::from_str(&line) {
                 Ok(request) => self.fulfil(request, &mut lines, &mut write).await?,
                 Err(error) => {
