@@ -84,8 +84,8 @@ fn a_decision_that_comes_out_otherwise_is_shown() {
         .find(|line| line.contains("\"decision\""))
         .unwrap();
     let mut entry: serde_json::Value = serde_json::from_str(line).unwrap();
-    let wake = entry["decision"]["wake"].as_u64().unwrap();
-    entry["decision"]["wake"] = (wake + 1).into();
+    let wake = entry["decision"]["decision"]["wake"].as_u64().unwrap();
+    entry["decision"]["decision"]["wake"] = (wake + 1).into();
     fs::write(path, text.replacen(line, &entry.to_string(), 1)).unwrap();
     let (code, out) = replay(path);
     assert_eq!(code, 1);

@@ -74,6 +74,10 @@ impl Site {
 /// What a member sees before it has seen anything.
 pub fn observation(config: &Config, since: Mono) -> Observation {
     let unseen = || "not read yet".to_owned();
+    let unknown = || Seen::Unknown {
+        since,
+        cause: unseen(),
+    };
     Observation {
         mailbox: Seen::Unknown {
             since,
@@ -83,7 +87,8 @@ pub fn observation(config: &Config, since: Mono) -> Observation {
             since,
             cause: unseen(),
         },
-        peers: BTreeMap::new(),
+        // A number as a map's key: every document with it must be read back.
+        peers: BTreeMap::from([(config.peer.members[0].number, unknown())]),
         platform: BTreeMap::new(),
         local: Local {
             incarnation: Incarnation(u64::MAX),
