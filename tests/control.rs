@@ -366,6 +366,7 @@ async fn history_is_known_while_the_member_runs_and_while_it_does_not() {
         incarnation: Incarnation(1),
         sequence: 0,
         clean: false,
+        planned: false,
         initialized: true,
         paused: false,
     };

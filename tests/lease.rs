@@ -31,6 +31,7 @@ fn record(epoch: u32, number: u8, sequence: u64) -> LeaseRecord {
         incarnation: Incarnation(7),
         sequence,
         clean: false,
+        planned: false,
         initialized: true,
         paused: false,
     }
@@ -86,7 +87,11 @@ async fn the_history_has_each_change_of_ownership_and_whether_it_was_planned() {
         },
     )
     .await;
-    version = put(&b, version, record(2, 2, 0)).await;
+    let planned = LeaseRecord {
+        planned: true,
+        ..record(2, 2, 0)
+    };
+    version = put(&b, version, planned).await;
     put(&a, version, record(3, 1, 0)).await.unwrap();
     let history = b.history(soon()).await.unwrap();
     let told: Vec<_> = history

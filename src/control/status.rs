@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{self, Wall};
 use crate::config::Config;
 use crate::decide::{
-    self, Heartbeat, Incarnation, Memory, Observation, Postgres, Reason, RoleName, Seen,
+    self, Heartbeat, Incarnation, Memory, Observation, Outcome, Postgres, Reason, RoleName, Seen,
+    VolumeFacts,
 };
 use crate::peer::{Link, PeerChannel, PeerView};
 
@@ -303,6 +304,24 @@ fn volume(observation: &Observation, config: &Config, now: Mono) -> ChannelStatu
     })
 }
 
+/// What the step that ended last could not do, for people.
+fn failure(observation: &Observation) -> Option<String> {
+    match &observation.finished.as_ref()?.outcome {
+        Outcome::Failed { cause } => Some(format!("the last step failed: {cause}")),
+        Outcome::Overdue => Some("the last step did not end in time".to_owned()),
+        Outcome::Volume(VolumeFacts::Foreign { what }) => Some(what.clone()),
+        Outcome::Done
+        | Outcome::ClaimLost
+        | Outcome::Fenced(_)
+        | Outcome::FenceLost
+        | Outcome::Volume(
+            VolumeFacts::Blank | VolumeFacts::Unfinished | VolumeFacts::Ours { .. },
+        )
+        | Outcome::Stopped { .. }
+        | Outcome::Unmounted { .. } => None,
+    }
+}
+
 fn warnings(
     facts: &Facts<'_>,
     seen: &BTreeMap<MemberId, PeerView>,
@@ -327,6 +346,9 @@ fn warnings(
         reason.needs_operator(),
         format!("an operator must look: {reason}"),
     );
+    if let Some(what) = failure(observation) {
+        warn(true, what);
+    }
     warn(
         memory.paused,
         "automatic take-over is paused; baton resume".to_owned(),

@@ -80,6 +80,8 @@ pub struct LeaseRecord {
     pub sequence: u64,
     /// The holder flushed and unmounted at this epoch and has not written since.
     pub clean: bool,
+    /// The holder took over from an owner that had said `clean`: a planned change. For people.
+    pub planned: bool,
     /// A database was in service on this volume once: it may never be formatted again.
     pub initialized: bool,
     /// The operator wants no automatic take-over.

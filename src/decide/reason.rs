@@ -370,7 +370,16 @@ impl fmt::Display for Reason {
             Self::NoSuchMember => f.write_str("there is no such member"),
             Self::LeaseUnreachable => f.write_str("the lease store cannot be written"),
             Self::HandoverFailed => f.write_str("the handover did not succeed"),
-            Self::NotNow { ask: _ } => f.write_str("not possible in this state"),
+            Self::NotNow { ask } => f.write_str(match ask {
+                Ask::Switchover { .. } => {
+                    "no member serves now, so there is nothing to hand over; baton status says why"
+                }
+                Ask::OwnersStopped => {
+                    "this word is asked for only by a ready standby that finds no reservation; \
+                     baton status says whether it is needed"
+                }
+                Ask::Pause | Ask::Resume => "not possible in this state; baton status says why",
+            }),
             Self::Leaving => f.write_str("leaving"),
             Self::Left => f.write_str("left"),
         }

@@ -143,6 +143,7 @@ impl Turn<'_> {
                 incarnation: self.seen.local.incarnation,
                 sequence: 0,
                 clean: false,
+                planned: false,
                 initialized: false,
                 paused,
             },

@@ -2,7 +2,7 @@
 
 use fencing::Epoch;
 
-use super::action::Work;
+use super::action::{Victim, Work};
 use super::memory::{HandoverStage, Ownership, Role, TakeOver, TakeOverPhase};
 use super::observation::{
     Device, HandoverCause, LeaseRecord, Mount, Outcome, Postgres, VolumeFacts,
@@ -112,8 +112,21 @@ impl Turn<'_> {
             incarnation: self.seen.local.incarnation,
             sequence: before.map_or(0, |record| record.sequence + 1),
             clean: false,
+            planned: self.is_planned(epoch, before),
             initialized: before.is_some_and(|record| record.initialized),
             paused: before.map_or(self.memory.paused, |record| record.paused),
+        }
+    }
+
+    /// Whether this epoch began with an owner that had said `clean`.
+    fn is_planned(&self, epoch: Epoch, before: Option<&LeaseRecord>) -> bool {
+        match (&self.memory.role, before) {
+            (Role::TakingOver(takeover), _) => match takeover.victim {
+                Victim::Holder { clean, .. } | Victim::Own { clean, .. } => clean,
+                Victim::Nobody(_) => false,
+            },
+            (_, Some(record)) => record.epoch == epoch && record.planned,
+            (_, None) => false,
         }
     }
 

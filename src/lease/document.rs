@@ -90,7 +90,6 @@ impl Document {
         let last = before
             .as_ref()
             .map(|before| (before.record.epoch, before.record.holder));
-        let planned = before.as_ref().is_some_and(|before| before.record.clean);
         let (id, generation, mut history) = match before {
             Some(before) => (before.id, before.generation + 1, before.history),
             None => (Uuid::new_v4(), 1, Vec::new()),
@@ -102,7 +101,7 @@ impl Document {
                 holder: record.holder,
                 incarnation: record.incarnation,
                 name: mark.by.name.clone(),
-                planned,
+                planned: record.planned,
                 at: mark.at,
             });
             let surplus = history.len().saturating_sub(HISTORY_MAX);
