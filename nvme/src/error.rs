@@ -10,7 +10,8 @@ use crate::{ReservationReport, Status};
 /// had no effect may be tried again; one that may have had its effect must be verified first.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The controller completed the command with this status; the command had no effect.
+    /// The controller completed the command with this status. The command had no effect, except
+    /// where [`Status::may_have_had_effect`].
     #[error("{command} was refused: {status}")]
     Status {
         /// The command, in the specification's words.
@@ -66,7 +67,8 @@ impl Error {
     pub fn outcome_unknown(&self) -> bool {
         match self {
             Self::Deadline { .. } | Self::ConnectionLost { .. } | Self::Protocol { .. } => true,
-            Self::Status { .. } | Self::NoPath { .. } | Self::Io { .. } => false,
+            Self::Status { status, .. } => status.may_have_had_effect(),
+            Self::NoPath { .. } | Self::Io { .. } => false,
         }
     }
 

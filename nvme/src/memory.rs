@@ -1,13 +1,13 @@
 //! A namespace in memory, for tests of what stands above a namespace.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
 
-use crate::bridge::Backend;
+use crate::bridge::{Backend, Change, Unflushed};
 use crate::reservation::{Acquire, ChangePersistence, Register, Release};
 use crate::{Error, Identified, Namespace, ReservationReport, ReservationType, Status};
 
@@ -32,6 +32,10 @@ pub(crate) struct MemoryNamespace {
 #[derive(Default)]
 struct State {
     content: HashMap<u64, Bytes>,
+    /// What is left when the volatile cache is lost.
+    durable: HashMap<u64, Bytes>,
+    unflushed: Option<Weak<dyn Unflushed>>,
+    repeated: usize,
     fault: Option<Fault>,
     association: u64,
     flushes: u32,
@@ -50,9 +54,51 @@ impl MemoryNamespace {
         self.state().fault = fault;
     }
 
-    /// As if the connection had been lost and made again.
-    pub(crate) fn reconnect(&self) {
-        self.state().association += 1;
+    /// As if the target had lost power, and the connection had been made again.
+    pub(crate) fn lose_cache(&self) {
+        let unflushed = {
+            let mut state = self.state();
+            state.content = state.durable.clone();
+            state.association += 1;
+            state.unflushed.as_ref().and_then(Weak::upgrade)
+        };
+        let Some(unflushed) = unflushed else {
+            return;
+        };
+        let mut outcome = Ok(());
+        let association = self.state().association;
+        for change in unflushed.begin(association) {
+            if self.state().fault == Some(Fault::WritesConflict) {
+                outcome = Err(refused("Write", Status::RESERVATION_CONFLICT));
+                break;
+            }
+            match change {
+                Change::Write { lba, data } => self.store(lba, &data),
+                Change::Zeroes { lba, blocks, .. } => self.erase(lba, blocks),
+            }
+            self.state().repeated += 1;
+        }
+        unflushed.end(outcome);
+    }
+
+    /// How many changes were made again on new connections.
+    pub(crate) fn repeated(&self) -> usize {
+        self.state().repeated
+    }
+
+    fn store(&self, lba: u64, data: &Bytes) {
+        let size = self.block_size as usize;
+        let mut state = self.state();
+        for (n, at) in (lba..).take(data.len() / size).enumerate() {
+            let block = data.slice(n * size..(n + 1) * size);
+            state.content.insert(at, block);
+        }
+    }
+
+    fn erase(&self, lba: u64, blocks: u32) {
+        let end = lba + u64::from(blocks);
+        let mut state = self.state();
+        state.content.retain(|at, _| !(lba..end).contains(at));
     }
 
     pub(crate) fn flushes(&self) -> u32 {
@@ -121,24 +167,20 @@ impl Namespace for MemoryNamespace {
         self.before_write("Write").await?;
         let size = self.block_size as usize;
         assert!(data.len() <= 128 * 1024 && data.len().is_multiple_of(size));
-        let mut state = self.state();
-        for (n, at) in (lba..).take(data.len() / size).enumerate() {
-            let block = Bytes::copy_from_slice(&data[n * size..(n + 1) * size]);
-            state.content.insert(at, block);
-        }
+        self.store(lba, &data);
         Ok(())
     }
 
     async fn flush(&self) -> Result<(), Error> {
-        self.state().flushes += 1;
+        let mut state = self.state();
+        state.flushes += 1;
+        state.durable = state.content.clone();
         Ok(())
     }
 
     async fn write_zeroes(&self, lba: u64, blocks: u32, _deallocate: bool) -> Result<(), Error> {
         self.before_write("Write Zeroes").await?;
-        let mut state = self.state();
-        let end = lba + u64::from(blocks);
-        state.content.retain(|at, _| !(lba..end).contains(at));
+        self.erase(lba, blocks);
         Ok(())
     }
 
@@ -166,6 +208,10 @@ impl Namespace for MemoryNamespace {
 impl Backend for MemoryNamespace {
     fn association(&self) -> u64 {
         self.state().association
+    }
+
+    fn repeat_on_reconnect(&self, unflushed: Weak<dyn Unflushed>) {
+        self.state().unflushed = Some(unflushed);
     }
 
     async fn usable(&self, _path_loss: Duration) -> bool {

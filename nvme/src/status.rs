@@ -29,6 +29,8 @@ impl Status {
     pub const INTERNAL_ERROR: Self = Self(0x006);
     /// Command Abort Requested.
     pub const ABORT_REQUESTED: Self = Self(0x007);
+    /// Command Aborted due to SQ Deletion.
+    pub const ABORTED_QUEUE_DELETED: Self = Self(0x008);
     /// Invalid Namespace or Format.
     pub const INVALID_NAMESPACE: Self = Self(0x00b);
     /// Command Sequence Error.
@@ -90,6 +92,18 @@ impl Status {
         self.code().0 == Self::RESERVATION_CONFLICT.0
     }
 
+    /// Whether a controller may answer so although the command had its effect, in whole or in part:
+    /// SPDK ends a preempt-and-abort that cannot drain with Command Interrupted, after the preempt.
+    pub const fn may_have_had_effect(self) -> bool {
+        matches!(
+            self.code(),
+            Self::INTERNAL_ERROR
+                | Self::ABORT_REQUESTED
+                | Self::ABORTED_QUEUE_DELETED
+                | Self::COMMAND_INTERRUPTED
+        )
+    }
+
     /// Whether the controller says that a retry will fail again.
     pub const fn do_not_retry(self) -> bool {
         self.0 & Self::DNR != 0
@@ -106,6 +120,7 @@ impl fmt::Display for Status {
             Self::DATA_TRANSFER_ERROR => "Data Transfer Error",
             Self::INTERNAL_ERROR => "Internal Error",
             Self::ABORT_REQUESTED => "Command Abort Requested",
+            Self::ABORTED_QUEUE_DELETED => "Command Aborted due to SQ Deletion",
             Self::INVALID_NAMESPACE => "Invalid Namespace or Format",
             Self::COMMAND_SEQUENCE_ERROR => "Command Sequence Error",
             Self::DATA_SGL_LENGTH_INVALID => "Data SGL Length Invalid",

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen,
-    ReplyWrite, Request, WriteFlags,
+    ReplyWrite, ReplyXattr, Request, WriteFlags,
 };
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -204,6 +204,18 @@ impl<B: Backend> Filesystem for OneFile<B> {
         self.spawn(async move |volume| {
             answer(reply, volume.write_zeroes(offset, length, deallocate).await);
         });
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _name: &OsStr,
+        _size: u32,
+        reply: ReplyXattr,
+    ) {
+        // The kernel asks for capabilities to drop at the first write; never again after this.
+        reply.error(Errno::ENOSYS);
     }
 
     fn flush(

@@ -22,24 +22,31 @@ mod filesystem;
 mod replay;
 #[cfg(test)]
 mod tests;
+mod unflushed;
 mod volume;
 
 use std::future::Future;
 use std::io;
 use std::path::Path;
+use std::sync::Weak;
 use std::time::Duration;
 
 use crate::block::BlockError;
 use crate::{Error, Namespace};
 
 pub use device::Bridge;
+pub use unflushed::{Change, Unflushed};
 pub use volume::Volume;
 
 /// A namespace as the bridge needs it: one whose path can be lost and come back.
 pub trait Backend: Namespace + 'static {
-    /// Counts associations: a different number means that the connection was made anew in between,
-    /// so that the target may have restarted.
+    /// Counts associations, upwards: a different number means that the connection was made anew in
+    /// between, so that the target may have restarted.
     fn association(&self) -> u64;
+
+    /// From now on, repeats what `unflushed` names on every new association, before any other
+    /// command can use it.
+    fn repeat_on_reconnect(&self, unflushed: Weak<dyn Unflushed>);
 
     /// Waits until there is a path. `false` when there has been none for `path_loss`.
     fn usable(&self, path_loss: Duration) -> impl Future<Output = bool> + Send;

@@ -42,7 +42,7 @@ where
 }
 
 /// The error number that the block layer understands. Never success, whatever happened.
-fn errno(error: &Error) -> i32 {
+pub(super) fn errno(error: &Error) -> i32 {
     match error {
         // The block layer's BLK_STS_RESV_CONFLICT.
         Error::Status { status, .. } if status.is_conflict() => libc::EBADE,

@@ -4,19 +4,27 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use super::{Bridge, BridgeOptions};
 use crate::block::{self, Usage};
+use crate::initiator::{Initiator, Options};
 use crate::memory::{Fault, MemoryNamespace};
+use crate::reservation::{Acquire, ChangePersistence, Register};
+use crate::target::{NamespaceConfig, StartError, Target, TargetConfig, default_subsystem};
+use crate::{HostId, HostIdentity, Namespace, ReservationType};
 
 const CHILD: &str = "BATON_TEST_BRIDGE";
 const MIB: u64 = 1 << 20;
@@ -34,22 +42,111 @@ fn bridge_process() {
         .build()
         .expect("make a runtime");
     runtime.block_on(async {
-        let backend = Arc::new(MemoryNamespace::new(256 * MIB / 4096, 4096));
-        backend.set_fault(match wish.as_str() {
-            "conflict" => Some(Fault::WritesConflict),
-            "frozen" => Some(Fault::WritesHang),
-            _ => None,
-        });
         let options = BridgeOptions {
-            path_loss: Duration::from_secs(2),
+            path_loss: Duration::from_secs(10),
             name: "bridge-test".to_owned(),
         };
-        let mut bridge = Bridge::attach(backend, options).await.expect("attach");
+        let bridge = match wish.strip_prefix("target ") {
+            Some(address) => {
+                let initiator = Initiator::connect(host(address, 0xa)).await;
+                Bridge::attach(Arc::new(initiator.expect("connect")), options).await
+            }
+            None => {
+                let backend = Arc::new(MemoryNamespace::new(256 * MIB / 4096, 4096));
+                backend.set_fault(match wish.as_str() {
+                    "conflict" => Some(Fault::WritesConflict),
+                    "frozen" => Some(Fault::WritesHang),
+                    _ => None,
+                });
+                Bridge::attach(backend, options).await
+            }
+        };
+        let mut bridge = bridge.expect("attach");
         // Written past the test harness, which would capture it.
         let line = format!("{}\n", bridge.device().display());
         nix::unistd::write(std::io::stdout(), line.as_bytes()).expect("tell the device");
         bridge.ended().await;
     });
+}
+
+fn host(address: &str, number: u128) -> Options {
+    let identity = HostIdentity {
+        nqn: format!("nqn.2026-11.dev.baton:{number:x}")
+            .parse()
+            .expect("an NQN"),
+        id: HostId(Uuid::from_u128(number)),
+    };
+    Options::new(address.to_owned(), default_subsystem(), 1, identity)
+}
+
+/// A target of this crate, on a runtime of its own: this thread waits for file systems.
+struct Served {
+    runtime: tokio::runtime::Runtime,
+    target: Option<Target>,
+    directory: TempDir,
+    address: SocketAddr,
+    volatile_cache: Option<usize>,
+}
+
+impl Served {
+    fn new(volatile_cache: Option<usize>) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("make a runtime");
+        let mut served = Self {
+            runtime,
+            target: None,
+            directory: TempDir::new().expect("make a directory"),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            volatile_cache,
+        };
+        served.start();
+        served
+    }
+
+    /// Starts the target, at the same port where it had one. Reservations are kept.
+    fn start(&mut self) {
+        let path = |name| self.directory.path().join(name);
+        let mut namespace = NamespaceConfig::new(path("namespace"), Some(256 * MIB));
+        namespace.block_size = 4096;
+        namespace.volatile_cache = self.volatile_cache;
+        let mut config = TargetConfig::local(namespace);
+        config.listen = self.address;
+        config.state = Some(path("state"));
+        let target = self.runtime.block_on(async {
+            for _ in 0..200 {
+                match Target::start(config.clone()).await {
+                    // The predecessor's connections may not be gone yet.
+                    Err(StartError::Namespace { .. } | StartError::Listen { .. }) => {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                    started => return started.expect("start the target"),
+                }
+            }
+            panic!("the predecessor does not go away");
+        });
+        self.address = target.address();
+        self.target = Some(target);
+    }
+
+    fn stop(&mut self) {
+        let target = self.target.take().expect("a running target");
+        self.runtime
+            .block_on(target.shutdown())
+            .expect("stop the target");
+    }
+
+    fn bridge(&self) -> BridgeProcess {
+        BridgeProcess::start(&format!("target {}", self.address))
+    }
+
+    fn control(&self, request: serde_json::Value) -> serde_json::Value {
+        let target = self.target.as_ref().expect("a running target");
+        let request = serde_json::from_value(request).expect("a request");
+        self.runtime.block_on(target.control(request))
+    }
 }
 
 /// A bridge process; killed at the end of the test.
@@ -202,35 +299,66 @@ fn a_conflict_is_an_error_and_never_success() {
     );
 }
 
+/// Writes and fsyncs in a loop until an error or the end of the test, and tells of each round.
+struct Load {
+    rounds: Receiver<u64>,
+    thread: JoinHandle<std::io::Error>,
+}
+
+impl Load {
+    /// The thread must be started after the mount namespace was left, which it inherits.
+    fn start(path: PathBuf) -> Self {
+        let (round, rounds) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let file = File::create(path).expect("create");
+            for at in 0.. {
+                let written = file.write_all_at(&pattern(MIB as usize, at), at % 64 * MIB);
+                if let Err(e) = written.and_then(|()| file.sync_data()) {
+                    return e;
+                }
+                if round.send(at).is_err() {
+                    break;
+                }
+            }
+            std::io::Error::other("nobody listens any more")
+        });
+        let load = Self { rounds, thread };
+        load.wait_rounds(3);
+        load
+    }
+
+    /// Waits for so many further rounds.
+    fn wait_rounds(&self, count: u32) {
+        for _ in 0..count {
+            let round = self.rounds.recv_timeout(Duration::from_secs(60));
+            round.expect("the load goes on");
+        }
+    }
+
+    /// The load's error.
+    fn error(self) -> std::io::Error {
+        self.thread.join().expect("the load ends")
+    }
+
+    /// Ends a load without errors, and gives the number of its last round that was told of.
+    fn stop(self) -> u64 {
+        let last = self.rounds.recv().expect("the load goes on");
+        drop(self.rounds);
+        let error = self.thread.join().expect("the load ends");
+        assert!(error.raw_os_error().is_none(), "{error}");
+        last
+    }
+}
+
 #[test]
 fn a_killed_bridge_leaves_errors_and_then_nothing() {
     let mut bridge = BridgeProcess::start("sound");
     let mount_point = MountPoint::new();
     format(&bridge.device);
     mount_point.mount(&bridge.device);
-    let path = mount_point.path("load");
-    let (started, wait) = std::sync::mpsc::channel();
-    let load = std::thread::spawn(move || -> std::io::Error {
-        let block = pattern(MIB as usize, 2);
-        let mut started = Some(started);
-        let mut file = File::create(path).expect("create");
-        for at in 0.. {
-            let written = file.write_all_at(&block, at % 64 * MIB);
-            if let Err(e) = written.and_then(|()| file.sync_data()) {
-                return e;
-            }
-            if at == 4
-                && let Some(started) = started.take()
-            {
-                started.send(()).expect("say so");
-            }
-            file.flush().expect("a file has no buffer");
-        }
-        unreachable!("an endless loop")
-    });
-    wait.recv().expect("the load runs");
+    let load = Load::start(mount_point.path("load"));
     bridge.kill();
-    let error = load.join().expect("the load ends");
+    let error = load.error();
     assert!(error.raw_os_error().is_some(), "{error}");
     mount_point.unmount();
     assert!(
@@ -278,4 +406,101 @@ fn a_killed_bridge_that_is_the_last_user_of_dirty_pages_ends() {
     drop(device);
     bridge.kill();
     assert!(!bridge.is_attached());
+}
+
+#[test]
+fn a_target_that_restarts_does_not_hurt_the_file_system() {
+    let mut served = Served::new(None);
+    let bridge = served.bridge();
+    let mount_point = MountPoint::new();
+    format(&bridge.device);
+    mount_point.mount(&bridge.device);
+    let load = Load::start(mount_point.path("load"));
+    for _ in 0..2 {
+        served.stop();
+        served.start();
+        load.wait_rounds(3);
+    }
+    load.stop();
+    mount_point.unmount();
+    run("e2fsck", &["-f", "-n"], &bridge.device);
+}
+
+/// The target loses its cache again and again while the file system lives: every fsync that
+/// succeeded must hold.
+#[test]
+fn what_was_fsynced_survives_power_losses_of_the_target() {
+    let served = Served::new(Some(64 << 20));
+    let bridge = served.bridge();
+    let mount_point = MountPoint::new();
+    format(&bridge.device);
+    mount_point.mount(&bridge.device);
+    let load = Load::start(mount_point.path("load"));
+    for _ in 0..4 {
+        load.wait_rounds(2);
+        let answer = served.control(serde_json::json!({"do": "power_loss"}));
+        assert_eq!(answer["ok"], true, "{answer}");
+    }
+    let last = load.stop();
+    // Once more, with nothing under way: what is only in the cache is gone now.
+    served.control(serde_json::json!({"do": "power_loss"}));
+    mount_point.unmount();
+    run("e2fsck", &["-f", "-n"], &bridge.device);
+    mount_point.mount(&bridge.device);
+    let file = File::open(mount_point.path("load")).expect("open");
+    let mut read = vec![0; MIB as usize];
+    // The round after the last one told of may have begun: it overwrites what is 64 rounds older.
+    for round in last.saturating_sub(60)..=last {
+        file.read_exact_at(&mut read, round % 64 * MIB)
+            .expect("read");
+        assert!(read == pattern(MIB as usize, round), "round {round}");
+    }
+    drop(file);
+    mount_point.unmount();
+}
+
+#[test]
+fn a_fenced_host_gets_errors_and_none_of_its_writes_is_applied() {
+    let served = Served::new(None);
+    let mut bridge = served.bridge();
+    let mount_point = MountPoint::new();
+    let address = served.address.to_string();
+    let kind = ReservationType::WriteExclusive;
+    let (a, b) = served.runtime.block_on(async {
+        let a = Initiator::connect(host(&address, 0xa))
+            .await
+            .expect("connect");
+        let b = Initiator::connect(host(&address, 0xb))
+            .await
+            .expect("connect");
+        for (host, key) in [(&a, 1), (&b, 2)] {
+            let action = Register::Register { key };
+            host.register(action, ChangePersistence::Unchanged)
+                .await
+                .expect("register");
+        }
+        a.acquire(Acquire::Acquire, 1, kind).await.expect("acquire");
+        (a, b)
+    });
+    format(&bridge.device);
+    mount_point.mount(&bridge.device);
+    let load = Load::start(mount_point.path("load"));
+    served.runtime.block_on(async {
+        let preempt = Acquire::PreemptAndAbort { victim: 1 };
+        b.acquire(preempt, 2, kind).await.expect("fence");
+    });
+    let error = load.error();
+    let errno = error.raw_os_error();
+    assert!(
+        matches!(errno, Some(libc::EBADE | libc::EIO | libc::EROFS)),
+        "{error}"
+    );
+    block::shut_down(mount_point.path("").as_path()).expect("shut down");
+    mount_point.unmount();
+    let audit = served.control(serde_json::json!({"do": "audit"}));
+    assert_eq!(audit["violations"], 0, "{audit}");
+    assert_ne!(audit["fences"][0]["refused_writes"], 0, "{audit}");
+    bridge.kill();
+    assert!(!bridge.is_attached());
+    drop(a);
 }

@@ -1,8 +1,8 @@
-//! Byte ranges on a namespace: bounds, splitting to the transfer limit, repeating after a
-//! reconnect, and the truth about flushes.
+//! Byte ranges on a namespace: bounds, splitting to the transfer limit, and repeating after a
+//! reconnect.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::Backend;
 use super::replay::with_replay;
+use super::unflushed::{Change, WriteLog};
 use crate::Identified;
 
 /// Most blocks of one command: NLB is a zero-based 16-bit number.
@@ -20,34 +21,21 @@ pub struct Volume<B> {
     backend: Arc<B>,
     identified: Identified,
     path_loss: Duration,
-    cache: Mutex<WriteCache>,
-}
-
-/// What is known of writes that a volatile cache may still hold.
-///
-/// A target that restarts loses them, and a flush on the new connection would succeed without
-/// them: that flush must fail.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct WriteCache {
-    /// The oldest association on which a write completed since the last successful flush.
-    unflushed_since: Option<u64>,
-}
-
-impl WriteCache {
-    fn wrote(&mut self, association: u64) {
-        let oldest = self.unflushed_since.unwrap_or(association);
-        self.unflushed_since = Some(oldest.min(association));
-    }
+    log: Arc<WriteLog>,
 }
 
 impl<B: Backend> Volume<B> {
     /// The volume of an identified namespace.
     pub fn new(backend: Arc<B>, identified: Identified, path_loss: Duration) -> Self {
+        let association = backend.association();
+        let log = Arc::new(WriteLog::new(identified.volatile_write_cache, association));
+        let unflushed: Weak<WriteLog> = Arc::downgrade(&log);
+        backend.repeat_on_reconnect(unflushed);
         Self {
             backend,
             identified,
             path_loss,
-            cache: Mutex::default(),
+            log,
         }
     }
 
@@ -89,28 +77,16 @@ impl<B: Backend> Volume<B> {
     /// Writes whole blocks at `offset`. Returns when no part is under way any more, failed or not.
     pub async fn write(&self, offset: u64, data: Bytes) -> Result<(), i32> {
         let pieces = self.pieces(offset, data.len() as u64, self.transfer_blocks())?;
-        if let [piece] = pieces.as_slice() {
-            let association = write_piece(&self.backend, piece.start, data, self.path_loss).await?;
-            self.wrote(association);
-            return Ok(());
-        }
-        let mut writes = JoinSet::new();
         let block = u64::from(self.block_size());
-        for piece in pieces {
-            let (backend, path_loss) = (Arc::clone(&self.backend), self.path_loss);
+        let changes = pieces.into_iter().map(|piece| {
             let from = (piece.start * block - offset) as usize;
             let to = (piece.end * block - offset) as usize;
-            let part = data.slice(from..to);
-            writes.spawn(async move { write_piece(&backend, piece.start, part, path_loss).await });
-        }
-        let mut outcome = Ok(());
-        while let Some(write) = writes.join_next().await {
-            match write.unwrap_or(Err(libc::EIO)) {
-                Ok(association) => self.wrote(association),
-                Err(errno) => outcome = Err(errno),
+            Change::Write {
+                lba: piece.start,
+                data: data.slice(from..to),
             }
-        }
-        outcome
+        });
+        self.change_all(changes.collect()).await
     }
 
     /// Zeroes `length` bytes at `offset`; with `deallocate` the target may free the blocks, which
@@ -121,51 +97,42 @@ impl<B: Backend> Volume<B> {
         length: u64,
         deallocate: bool,
     ) -> Result<(), i32> {
-        for piece in self.pieces(offset, length, MAX_COMMAND_BLOCKS)? {
-            let blocks = (piece.end - piece.start) as u32;
-            let (backend, lba) = (&self.backend, piece.start);
-            let association = backend.association();
-            with_replay(&**backend, self.path_loss, || {
-                backend.write_zeroes(lba, blocks, deallocate)
-            })
-            .await?;
-            self.wrote(association);
+        let pieces = self.pieces(offset, length, MAX_COMMAND_BLOCKS)?;
+        let changes = pieces.into_iter().map(|piece| Change::Zeroes {
+            lba: piece.start,
+            blocks: (piece.end - piece.start) as u32,
+            deallocate,
+        });
+        self.change_all(changes.collect()).await
+    }
+
+    async fn change_all(&self, mut changes: Vec<Change>) -> Result<(), i32> {
+        if self.log.is_full() {
+            self.flush().await?;
         }
-        Ok(())
+        if changes.len() == 1
+            && let Some(only) = changes.pop()
+        {
+            return make(&self.backend, &self.log, only, self.path_loss).await;
+        }
+        let mut running = JoinSet::new();
+        for change in changes {
+            let (backend, log) = (Arc::clone(&self.backend), Arc::clone(&self.log));
+            let path_loss = self.path_loss;
+            running.spawn(async move { make(&backend, &log, change, path_loss).await });
+        }
+        let mut outcome = Ok(());
+        while let Some(made) = running.join_next().await {
+            outcome = outcome.and(made.unwrap_or(Err(libc::EIO)));
+        }
+        outcome
     }
 
     /// Makes all completed writes durable, or says that it could not.
     pub async fn flush(&self) -> Result<(), i32> {
-        let before = std::mem::take(&mut *self.cache());
-        let flushed = with_replay(&*self.backend, self.path_loss, || self.backend.flush()).await;
-        // Read after the flush: if nothing changed since the oldest write, the flush ran on the
-        // association that has the write.
-        let association = self.backend.association();
-        if let Err(errno) = flushed {
-            if let Some(oldest) = before.unflushed_since {
-                self.cache().wrote(oldest);
-            }
-            return Err(errno);
-        }
-        if self.identified.volatile_write_cache
-            && before
-                .unflushed_since
-                .is_some_and(|oldest| oldest != association)
-        {
-            tracing::warn!("the path was lost between writes and their flush: the flush fails");
-            return Err(libc::EIO);
-        }
-        Ok(())
-    }
-
-    /// Notes a completed write. `association` was read before the write was sent: too old errs on
-    /// the safe side.
-    fn wrote(&self, association: u64) {
-        self.cache().wrote(association);
-    }
-
-    fn cache(&self) -> std::sync::MutexGuard<'_, WriteCache> {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+        let mark = self.log.begin_flush()?;
+        with_replay(&*self.backend, self.path_loss, || self.backend.flush()).await?;
+        self.log.end_flush(mark)
     }
 
     fn transfer_blocks(&self) -> u32 {
@@ -199,19 +166,38 @@ async fn read_piece<B: Backend>(
     with_replay(&**backend, path_loss, || backend.read(lba, blocks)).await
 }
 
-/// Writes, and gives the number of the association before the first attempt.
-async fn write_piece<B: Backend>(
+/// Makes a change and keeps it until a flush covers it.
+async fn make<B: Backend>(
     backend: &Arc<B>,
-    lba: u64,
-    data: Bytes,
+    log: &WriteLog,
+    change: Change,
     path_loss: Duration,
-) -> Result<u64, i32> {
-    let association = backend.association();
-    with_replay(&**backend, path_loss, || {
-        backend.write(lba, data.clone(), false)
-    })
-    .await?;
-    Ok(association)
+) -> Result<(), i32> {
+    loop {
+        let association = backend.association();
+        match &change {
+            Change::Write { lba, data } => {
+                with_replay(&**backend, path_loss, || {
+                    backend.write(*lba, data.clone(), false)
+                })
+                .await?;
+            }
+            Change::Zeroes {
+                lba,
+                blocks,
+                deallocate,
+            } => {
+                with_replay(&**backend, path_loss, || {
+                    backend.write_zeroes(*lba, *blocks, *deallocate)
+                })
+                .await?;
+            }
+        }
+        // Nobody above knows of the change yet, so that making it again overwrites nothing newer.
+        if log.keep(association, change.clone()).is_ok() {
+            return Ok(());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -251,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_broken_connection_repeats_the_write_and_fails_the_next_flush() {
+    async fn a_write_on_a_breaking_connection_is_repeated() {
         let (volume, backend) = volume().await;
         backend.set_fault(Some(Fault::NextWriteBreaks));
         let page = Bytes::from(vec![7; 4096]);
@@ -260,28 +246,55 @@ mod tests {
             .await
             .expect("the repeated write");
         assert_eq!(volume.read(0, 4096).await, Ok(page));
-        assert_eq!(
-            volume.flush().await,
-            Err(libc::EIO),
-            "the cache may be lost"
-        );
-        volume
-            .flush()
-            .await
-            .expect("told once, and nothing unflushed since");
+        volume.flush().await.expect("flush");
     }
 
     #[tokio::test]
-    async fn a_flush_on_the_writes_own_association_succeeds() {
+    async fn what_a_restart_loses_from_the_cache_is_written_again() {
+        let (volume, backend) = volume().await;
+        let page = |byte| Bytes::from(vec![byte; 4096]);
+        volume.write(0, page(1)).await.expect("write");
+        volume.write(4096, page(2)).await.expect("write");
+        volume.flush().await.expect("flush");
+        volume.write(0, page(3)).await.expect("write");
+        volume.write(0, page(4)).await.expect("write");
+        volume.write_zeroes(4096, 4096, false).await.expect("zero");
+        backend.lose_cache();
+        assert_eq!(
+            backend.repeated(),
+            3,
+            "what was flushed is not written again"
+        );
+        volume.flush().await.expect("flush");
+        backend.lose_cache();
+        assert_eq!(backend.repeated(), 3);
+        assert_eq!(volume.read(0, 4096).await, Ok(page(4)));
+        assert_eq!(volume.read(4096, 4096).await, Ok(page(0)));
+    }
+
+    #[tokio::test]
+    async fn a_flush_fails_when_lost_writes_cannot_be_made_again() {
         let (volume, backend) = volume().await;
         volume
-            .write(0, Bytes::from(vec![7; 4096]))
+            .write(0, Bytes::from(vec![1; 4096]))
             .await
             .expect("write");
-        volume.flush().await.expect("flush");
-        backend.reconnect();
-        volume.flush().await.expect("nothing is unflushed");
-        assert_eq!(backend.flushes(), 2);
+        backend.set_fault(Some(Fault::WritesConflict));
+        backend.lose_cache();
+        assert_eq!(volume.flush().await, Err(libc::EBADE));
+        volume.flush().await.expect("told once");
+    }
+
+    #[tokio::test]
+    async fn kept_writes_are_bounded() {
+        let (volume, backend) = volume().await;
+        for _ in 0..80 {
+            volume
+                .write(0, Bytes::from(vec![1; 1 << 20]))
+                .await
+                .expect("write");
+        }
+        assert!((2..8).contains(&backend.flushes()), "{}", backend.flushes());
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::queue::{Queue, Transfer};
 use super::slots::Completed;
 use super::{ConnectError, Options};
+use crate::bridge::Change;
 use crate::command::{Command, feature};
 use crate::fabrics::{self, ANY_CONTROLLER, Capabilities, Connect, ConnectData, Fabrics};
 use crate::identify::{
@@ -192,6 +193,29 @@ impl Association {
         let turn = self.next_io.fetch_add(1, Ordering::Relaxed);
         let queue = &self.io[turn % self.io.len()];
         succeed(name, queue.execute(name, command, transfer, deadline).await)
+    }
+
+    /// Makes a change on this very association.
+    pub(super) async fn make(&self, change: Change, deadline: Duration) -> Result<(), Error> {
+        let (nsid, size) = (self.identified.nsid, self.identified.block_size);
+        match change {
+            Change::Write { lba, data } => {
+                let blocks = (data.len() / size as usize) as u32;
+                let command = Command::write(nsid, lba, blocks, size, false);
+                let transfer = Transfer::to_controller(data);
+                self.execute("Write", command, transfer, deadline).await?;
+            }
+            Change::Zeroes {
+                lba,
+                blocks,
+                deallocate,
+            } => {
+                let command = Command::write_zeroes(nsid, lba, blocks, deallocate);
+                self.execute("Write Zeroes", command, Transfer::none(), deadline)
+                    .await?;
+            }
+        }
+        Ok(())
     }
 
     /// Keeps the association alive until it ends, and says why it did.

@@ -1,6 +1,6 @@
 //! The initiator's handle, and the supervisor that keeps an association alive behind it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::association::Association;
 use super::{ConnectError, Options};
-use crate::bridge::Backend;
+use crate::bridge::{Backend, Unflushed};
 use crate::{Error, Identified};
 
 /// Whether there is a connection to the controller, and since when. Times are of this machine's
@@ -42,6 +42,7 @@ pub struct Initiator {
     current: watch::Receiver<Current>,
     path: watch::Receiver<Path>,
     supervisor: JoinHandle<()>,
+    unflushed: Arc<OnceLock<Weak<dyn Unflushed>>>,
 }
 
 #[derive(Clone)]
@@ -78,8 +79,10 @@ impl Initiator {
             since: now,
             cause: "not connected yet".to_owned(),
         });
+        let unflushed = Arc::new(OnceLock::new());
         let mut supervisor = Supervisor {
             options: Arc::clone(&options),
+            unflushed: Arc::clone(&unflushed),
             current,
             path,
             identity: None,
@@ -90,6 +93,7 @@ impl Initiator {
             current: current_seen,
             path: path_seen,
             supervisor: tokio::spawn(supervisor.run(first)),
+            unflushed,
         }
     }
 
@@ -137,6 +141,14 @@ impl Backend for Initiator {
         self.current.borrow().number
     }
 
+    fn repeat_on_reconnect(&self, unflushed: Weak<dyn Unflushed>) {
+        if self.unflushed.set(unflushed).is_err() {
+            tracing::error!(
+                "one initiator serves one volume: the second one's writes are not kept"
+            );
+        }
+    }
+
     async fn usable(&self, path_loss: Duration) -> bool {
         let mut current = self.current.clone();
         let since = current.borrow().since;
@@ -148,6 +160,7 @@ impl Backend for Initiator {
 /// Owns the association; everybody else sees what it publishes.
 struct Supervisor {
     options: Arc<Options>,
+    unflushed: Arc<OnceLock<Weak<dyn Unflushed>>>,
     current: watch::Sender<Current>,
     path: watch::Sender<Path>,
     /// The namespace of the first association. Another one under the same number is not ours.
@@ -172,7 +185,13 @@ impl Supervisor {
             sleep(backoff).await;
             backoff = (backoff * 2).clamp(self.options.min_backoff, self.options.max_backoff);
             association = match self.attempt().await {
-                Ok(made) => Some(self.publish(made)),
+                Ok(made) => match self.repeat_unflushed(&made).await {
+                    Ok(()) => Some(self.publish(made)),
+                    Err(cause) => {
+                        self.failed(cause);
+                        None
+                    }
+                },
                 Err(error) => {
                     self.failed(error.to_line());
                     None
@@ -191,6 +210,32 @@ impl Supervisor {
             }
             _ => Ok(made),
         }
+    }
+
+    /// Makes again what the target's cache may have lost, while nobody else can use the association.
+    /// An error means that this association is over, too.
+    async fn repeat_unflushed(&self, made: &Association) -> Result<(), String> {
+        let Some(unflushed) = self.unflushed.get().and_then(Weak::upgrade) else {
+            return Ok(());
+        };
+        let deadline = self.options.command_deadline;
+        let number = self.current.borrow().number + 1;
+        let repeat = async {
+            for change in unflushed.begin(number) {
+                match made.make(change, deadline).await {
+                    Ok(()) => {}
+                    Err(error @ Error::Status { .. }) => return Ok(Err(error)),
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
+            Ok(Ok(()))
+        };
+        let outcome = tokio::select! {
+            outcome = repeat => outcome?,
+            cause = made.watch(self.options.keep_alive) => return Err(cause),
+        };
+        unflushed.end(outcome);
+        Ok(())
     }
 
     fn publish(&mut self, made: Association) -> Arc<Association> {
