@@ -436,11 +436,17 @@ fn what_was_fsynced_survives_power_losses_of_the_target() {
     format(&bridge.device);
     mount_point.mount(&bridge.device);
     let load = Load::start(mount_point.path("load"));
+    // Most of the time then passes between the completion of writes and that of their flush.
+    let delay = serde_json::json!({"do": "delay", "ms": 100, "operation": "flush"});
+    served.control(delay);
     for _ in 0..4 {
-        load.wait_rounds(2);
+        load.wait_rounds(1);
+        let into_a_flush = async { tokio::time::sleep(Duration::from_millis(70)).await };
+        served.runtime.block_on(into_a_flush);
         let answer = served.control(serde_json::json!({"do": "power_loss"}));
         assert_eq!(answer["ok"], true, "{answer}");
     }
+    served.control(serde_json::json!({"do": "heal"}));
     let last = load.stop();
     // Once more, with nothing under way: what is only in the cache is gone now.
     served.control(serde_json::json!({"do": "power_loss"}));
