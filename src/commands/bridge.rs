@@ -40,7 +40,7 @@ pub struct Args {
     /// This host's identifier, to which reservations belong
     #[arg(long, value_name = "UUID")]
     pub host_id: Uuid,
-    /// Directory of this bridge; a lock in it keeps a second bridge away
+    /// Directory of this bridge; a lock on it keeps a second bridge away
     #[arg(long, value_name = "DIR")]
     pub directory: PathBuf,
     /// Keep-alive time-out in milliseconds: a silent path is noticed within it
@@ -101,11 +101,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn lock(directory: &Path) -> anyhow::Result<Flock<File>> {
     std::fs::create_dir_all(directory)
         .with_context(|| format!("make the directory {}", directory.display()))?;
-    let path = directory.join("bridge.lock");
-    let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+    // The directory itself is locked: nothing is left in it afterwards.
+    let opened = File::open(directory)
+        .with_context(|| format!("open the directory {}", directory.display()))?;
+    Flock::lock(opened, FlockArg::LockExclusiveNonblock)
         .map_err(|(_, errno)| errno)
-        .with_context(|| format!("lock {}: another bridge has it", path.display()))
+        .with_context(|| format!("lock {}: another bridge has it", directory.display()))
 }
 
 async fn serve(args: &Args) -> anyhow::Result<()> {

@@ -42,6 +42,15 @@ pub fn usage(path: &Path) -> Result<Usage, BlockError> {
     }
 }
 
+/// The number that the kernel gives to each medium of a block device (`diskseq`, Linux 5.15): it
+/// changes when a loop device is detached and attached anew. So the same path with another number
+/// is another device, and nothing of the first one is alive any more. `None` where unknown.
+pub fn disk_sequence(path: &Path) -> Option<u64> {
+    let name = path.file_name()?;
+    let number = Path::new("/sys/class/block").join(name).join("diskseq");
+    std::fs::read_to_string(number).ok()?.trim().parse().ok()
+}
+
 impl BlockDevice {
     /// Opens for reads that bypass every cache (`O_DIRECT`).
     pub fn open_direct(path: &Path) -> Result<Self, BlockError> {
