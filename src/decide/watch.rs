@@ -7,7 +7,7 @@ use nvme::HostId;
 
 use super::action::Victim;
 use super::memory::{Registered, Span, Track};
-use super::observation::{Custody, Heartbeat, LeaseVersion, Seen};
+use super::observation::{Custody, Heartbeat, LeaseVersion, RoleName, Seen};
 use super::turn::Turn;
 
 /// How well the time in question was read.
@@ -260,9 +260,14 @@ impl Turn<'_> {
     }
 }
 
-/// Whether this heartbeat is a sign of life of an owner that gets on.
+/// Whether this heartbeat is a sign of life of an owner that gets on. One that is cleaning up after an
+/// ownership may still have processes that hang on the volume: it says itself that it serves nobody.
 fn speaks_as_owner(heartbeat: &Heartbeat) -> bool {
-    heartbeat.custody == Custody::Held && !heartbeat.stuck
+    let owns = match heartbeat.role {
+        RoleName::TakingOver | RoleName::Active | RoleName::HandingOver => true,
+        RoleName::Joining | RoleName::Standby | RoleName::Returning | RoleName::Stopped => false,
+    };
+    owns && heartbeat.custody == Custody::Held && !heartbeat.stuck
 }
 
 /// Adds a read to the span, or begins a new one after a gap. Whether the read was a new one.
