@@ -5,23 +5,28 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
-use nix::mount::{MntFlags, umount2};
 use nvme::block::{BlockError, Usage};
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event::Event;
 use crate::config::Volume;
 use crate::decide::Timings;
 
+/// The least deadline of one command of the bridge: a loaded volume may take seconds for a flush.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
+
 /// A device that is there, until it is destroyed or its bridge dies.
 pub(super) struct Device {
     path: PathBuf,
+    /// Which medium the path names: another number later means that this device is gone.
+    sequence: Option<u64>,
     directory: PathBuf,
-    pid: nix::unistd::Pid,
+    kill: oneshot::Sender<()>,
     /// The bridge ends when this does.
     stdin: ChildStdin,
     gone: watch::Receiver<bool>,
@@ -72,22 +77,25 @@ impl Device {
             .spawn()
             .map_err(system("start the bridge"))?;
         let path = announced(&mut child).await?;
-        let pid = child
-            .id()
-            .and_then(|id| i32::try_from(id).ok())
-            .ok_or(DeviceError::Ended)?;
         let stdin = child.stdin.take().ok_or(DeviceError::Ended)?;
         let (ended, gone) = watch::channel(false);
+        let (kill, killed) = oneshot::channel();
         tokio::spawn(async move {
-            let _status = child.wait().await;
+            let ended_by_itself = tokio::select! {
+                _status = child.wait() => true,
+                _asked = killed => false,
+            };
+            // An error means that it has ended just now.
+            let _reaped = ended_by_itself || child.kill().await.is_ok();
             ended.send_replace(true);
             // The loop may have ended already.
             let _closed = events.send(Event::DeviceGone { made });
         });
         Ok(Self {
+            sequence: nvme::block::disk_sequence(&path),
             path,
             directory,
-            pid: nix::unistd::Pid::from_raw(pid),
+            kill,
             stdin,
             gone,
         })
@@ -99,44 +107,63 @@ impl Device {
     }
 
     /// Destroys the device with everything queued in it: the bridge is killed, its connection to the
-    /// target breaks, and no write that waits in it is ever sent. Ends when that is proven.
-    ///
-    /// # Errors
-    /// [`DeviceError::InUse`]: a mount of it is alive.
-    pub async fn destroy(mut self) -> Result<(), (Self, DeviceError)> {
-        // It may be gone already; then there is nothing to kill.
-        let _gone = nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGKILL);
-        if self.ended().await && self.is_free() {
-            let _none = umount2(&self.directory, MntFlags::MNT_DETACH);
-            let _kept = std::fs::remove_dir(&self.directory);
-            Ok(())
-        } else {
-            let error = DeviceError::InUse {
-                path: self.path.clone(),
-            };
-            Err((self, error))
+    /// target breaks, and no write that waits in it is ever sent. [`Remains::prove_gone`] ends when
+    /// that is done.
+    pub fn destroy(self) -> Remains {
+        Remains {
+            path: self.path,
+            sequence: self.sequence,
+            directory: self.directory,
+            gone: self.gone,
         }
     }
 
-    /// Ends the bridge in good order: everything it was given has been sent.
+    /// Ends the bridge at the end of the process. What was not flushed is lost: unmount first.
     pub async fn close(self) {
         let Self {
             mut gone,
             stdin,
             directory,
+            kill,
             ..
         } = self;
         drop(stdin);
         let _ended = gone.wait_for(|gone| *gone).await.is_ok();
-        let _none = umount2(&directory, MntFlags::MNT_DETACH);
-        let _kept = std::fs::remove_dir(&directory);
+        drop(kill);
+        let _kept = std::fs::remove_dir(directory);
+    }
+}
+
+/// What a killed bridge may leave: a process on its way out, and a block device on which a file
+/// system is alive.
+pub(super) struct Remains {
+    path: PathBuf,
+    sequence: Option<u64>,
+    directory: PathBuf,
+    gone: watch::Receiver<bool>,
+}
+
+impl Remains {
+    /// Waits until the bridge is reaped and proves that no superblock of its device is alive. A
+    /// device that went away with its bridge has none, and another one may have its name by now.
+    ///
+    /// # Errors
+    /// [`DeviceError::InUse`]: a mount of it is alive, or that cannot be found out.
+    pub async fn prove_gone(&mut self) -> Result<(), DeviceError> {
+        // The sender is gone only with the task that reaps, at the process's end.
+        let _reaped = self.gone.wait_for(|gone| *gone).await.is_ok();
+        let replaced =
+            self.sequence.is_some() && nvme::block::disk_sequence(&self.path) != self.sequence;
+        if replaced || self.is_free() {
+            // An empty directory that stays is no harm.
+            let _kept = std::fs::remove_dir(&self.directory);
+            return Ok(());
+        }
+        Err(DeviceError::InUse {
+            path: self.path.clone(),
+        })
     }
 
-    async fn ended(&mut self) -> bool {
-        self.gone.wait_for(|gone| *gone).await.is_ok()
-    }
-
-    /// Whether no superblock of the device is alive. One that went away with its bridge has none.
     fn is_free(&self) -> bool {
         match nvme::block::usage(&self.path) {
             Ok(Usage::Free) => true,
@@ -172,12 +199,20 @@ fn command(volume: &Volume, timings: &Timings, directory: &Path) -> Command {
             "--path-loss-ms",
             &timings.path_loss_timeout.as_millis().to_string(),
         ])
+        .args(["--command-deadline-ms", &command_deadline(timings)])
         // A Ctrl-C is for the member, which hands over; the bridge must serve until then.
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true);
     command
+}
+
+/// A silent path must be noticed by the keep-alive, which lets requests wait for a new path, before
+/// a command's own deadline makes them fail.
+fn command_deadline(timings: &Timings) -> String {
+    let deadline = (2 * timings.keep_alive).max(COMMAND_DEADLINE);
+    deadline.as_millis().to_string()
 }
 
 async fn announced(child: &mut Child) -> Result<PathBuf, DeviceError> {

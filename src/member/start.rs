@@ -135,6 +135,7 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
         keeper: Mutex::new(keeper),
         lease,
         device: Mutex::new(None),
+        remains: Mutex::new(Vec::new()),
         made: AtomicU64::new(0),
         mounted: std::sync::Mutex::new(None),
         database: Database::new(instance, lock),

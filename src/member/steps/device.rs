@@ -12,12 +12,16 @@ impl Tools {
     /// Destroys the device with everything queued in it and makes it anew. SAFETY.md I6
     pub(super) async fn rebuild_device(self: &Arc<Self>) -> Done {
         let mut slot = self.device.lock().await;
-        if let Some(device) = slot.take()
-            && let Err((device, error)) = device.destroy().await
-        {
-            *slot = Some(device);
-            return failed(whole(error));
+        let mut remains = self.remains.lock().await;
+        remains.extend(slot.take().map(Device::destroy));
+        // Whatever is not proven stays on the list for the next attempt.
+        while let Some(device) = remains.last_mut() {
+            if let Err(error) = device.prove_gone().await {
+                return failed(whole(error));
+            }
+            remains.pop();
         }
+        drop(remains);
         let _closed = self.events.send(Event::Changed(Changes {
             device: Some(decide::Device::Absent),
             ..Changes::default()

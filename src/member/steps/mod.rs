@@ -12,7 +12,7 @@ use fencing::{ClusterTag, Epoch, KeyFlags, Mono, WritePermit};
 use tokio::sync::{Mutex, mpsc};
 
 use super::carrier::Carrier;
-use super::device::Device;
+use super::device::{Device, Remains};
 use super::event::{Changes, Event};
 use super::keeper::{Keeper, KeyError};
 use crate::config::Config;
@@ -32,6 +32,8 @@ pub(super) struct Tools {
     pub keeper: Mutex<Keeper>,
     pub lease: LeaseStore,
     pub device: Mutex<Option<Device>>,
+    /// Former devices that are not proven gone.
+    pub remains: Mutex<Vec<Remains>>,
     pub made: AtomicU64,
     pub mounted: std::sync::Mutex<Option<Mounted>>,
     pub database: Database,
