@@ -52,14 +52,14 @@ impl Turn<'_> {
             .owned()
             .and_then(|(epoch, proven_at)| self.path_lost(epoch, proven_at));
         let detection = self.timings().detection;
-        self.overdue() || lost.is_some_and(|since| since.elapsed(detection, self.now))
+        self.blocked() || lost.is_some_and(|since| since.elapsed(detection, self.now))
     }
 
     fn beat(&mut self) {
         let Some(epoch) = self.beat_epoch() else {
             return;
         };
-        if !self.timings().storage_beats || self.overdue() {
+        if !self.timings().storage_beats || self.blocked() {
             return;
         }
         let flags = self.key_flags();

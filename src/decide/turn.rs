@@ -79,6 +79,11 @@ impl<'a> Turn<'a> {
             .is_some_and(|issued| self.now > issued.deadline)
     }
 
+    /// Whether something of this member hangs: it must not look like a member that gets on.
+    pub fn blocked(&self) -> bool {
+        self.overdue() || self.seen.local.mount == Mount::Stuck
+    }
+
     /// The outcome of the step that has just ended, once.
     pub fn take_ended(&mut self) -> Option<Outcome> {
         self.ended.take().map(|(_, outcome)| outcome)

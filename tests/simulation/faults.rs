@@ -50,7 +50,7 @@ pub enum Fault {
 impl World {
     pub fn plan_faults(&mut self) {
         let quiet = self.rng.range(3, 6) * SECOND;
-        let count = self.rng.range(1, 8);
+        let count = self.rng.range(2, 10);
         let span = self.rng.range(4, 14) * SECOND;
         for _ in 0..count {
             // Faults come in crowds as well as alone.
@@ -142,11 +142,57 @@ impl World {
         }
     }
 
+    /// Half of the faults hit whoever serves at that moment: there they hurt.
+    fn aim(&mut self, fault: Fault) -> Fault {
+        let serving = self.nodes.iter().position(|node| node.pg == Pg::Running);
+        let Some(owner) = serving.filter(|_| self.rng.chance(50)) else {
+            return fault;
+        };
+        match fault {
+            Fault::Crash { node: _ } => Fault::Crash { node: owner },
+            Fault::CrashAtStep { node: _, steps } => Fault::CrashAtStep { node: owner, steps },
+            Fault::Freeze { node: _, millis } => Fault::Freeze {
+                node: owner,
+                millis,
+            },
+            Fault::CutPath {
+                node: _,
+                path,
+                millis,
+            } => Fault::CutPath {
+                node: owner,
+                path,
+                millis,
+            },
+            Fault::CutPeers { node: _, millis } => Fault::CutPeers {
+                node: owner,
+                millis,
+            },
+            Fault::Isolate { node: _, millis } => Fault::Isolate {
+                node: owner,
+                millis,
+            },
+            Fault::PostgresFails { node: _, starts } => Fault::PostgresFails {
+                node: owner,
+                starts,
+            },
+            Fault::Terminate { node: _ } => Fault::Terminate { node: owner },
+            Fault::Operator { node: _, ask } => Fault::Operator { node: owner, ask },
+            Fault::CutLink { .. }
+            | Fault::CutLease { .. }
+            | Fault::TargetRestart { .. }
+            | Fault::StepsFail { .. }
+            | Fault::Lossy { .. }
+            | Fault::Slow { .. }
+            | Fault::Late { .. } => fault,
+        }
+    }
+
     pub fn strike(&mut self, index: usize) -> Result<(), String> {
-        let fault = self.faults[index].1;
         if self.healed.is_some() {
             return Ok(());
         }
+        let fault = self.aim(self.faults[index].1);
         self.note(|| format!("fault: {fault:?}"));
         match fault {
             Fault::Crash { node } => {

@@ -49,7 +49,7 @@ pub fn invariant_one_hazard(decision: &Decision, busy: bool) -> Result<(), Strin
 
 /// A device is destroyed only when nothing uses it.
 pub fn invariant_nothing_left(node: &Node) -> Result<(), String> {
-    if node.pg == Pg::Stopped && node.device.mounted.is_none() {
+    if node.pg == Pg::Stopped && node.device.mounted.is_none() && node.device.mounting.is_none() {
         return Ok(());
     }
     Err("invariant_nothing_left: the device is in use and is to be rebuilt".to_owned())

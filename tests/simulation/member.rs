@@ -4,7 +4,7 @@
 use baton::decide::{
     Action, Ask, Custody, Device, Heard, Heartbeat, Incarnation, Life, Local, Memory, Mount,
     Observation, PermitFacts, Postgres, Reason, Request, RequestId, Running as RunningStep, Seen,
-    decide,
+    Work, decide,
 };
 use fencing::{Command, KeyFlags, Mailbox, Outcome};
 use nvme::ReservationReport;
@@ -260,9 +260,13 @@ impl World {
             },
             false => Device::Absent,
         };
-        local.mount = match node.device.mounted {
-            Some(_) => Mount::Mounted,
-            None => Mount::Unmounted,
+        let in_time = node.step.as_ref().is_some_and(|run| {
+            matches!(run.step.work, Work::Mount { .. }) && run.step.deadline > now
+        });
+        local.mount = match (node.device.mounted, node.device.mounting) {
+            (_, Some(_)) if !in_time => Mount::Stuck,
+            (Some(_), _) | (_, Some(_)) => Mount::Mounted,
+            (None, None) => Mount::Unmounted,
         };
         local.postgres = match node.pg {
             Pg::Stopped => Postgres::Stopped,
@@ -284,7 +288,6 @@ impl World {
             id: RequestId(node.next_request),
             ask,
         });
-        let _ = now;
     }
 
     /// Calls the real `decide` and carries out what it says.

@@ -452,6 +452,7 @@ impl World {
         self.target.mounting.insert(session, false);
         self.nodes[index].mark = true;
         let io = self.submit(index, Io::Mount { session });
+        self.nodes[index].device.mounting = Some(io);
         if let Some(run) = &mut self.nodes[index].step {
             run.io = Some(io);
         }
@@ -521,6 +522,10 @@ impl World {
                 self.end_step(index, id, Ended::Done)
             }
             Work::DropMount => {
+                if self.nodes[index].device.mounting.is_some() {
+                    self.done_within(index, id, 5, 20);
+                    return Ok(());
+                }
                 self.nodes[index].device.mounted = None;
                 self.end_step(index, id, Ended::Done)
             }
@@ -593,6 +598,10 @@ impl World {
             return Ok(());
         };
         let blocked = matches!(run.step.work, Work::Unmount | Work::StopPostgres { .. });
+        if self.nodes[index].device.mounting.is_some() {
+            // The system call has not come back, and cannot be called back.
+            return self.decide(index);
+        }
         if matches!(run.running, Running::Fence(_)) {
             // The sequence ends itself; it may wait longer once it holds.
             return Ok(());
@@ -657,6 +666,7 @@ impl World {
         device.attached = false;
         device.outstanding.clear();
         device.mounted = None;
+        device.mounting = None;
         device.shut = false;
     }
 
@@ -679,6 +689,20 @@ impl World {
             return Ok(());
         };
         let done = outcome == Outcome::Done;
+        if let Io::Mount { session } = kind {
+            let device = &mut self.nodes[index].device;
+            device.mounting = None;
+            if done && !device.shut {
+                device.mounted = Some(session);
+                self.after(
+                    MS,
+                    Event::Writeback {
+                        node: index,
+                        session,
+                    },
+                );
+            }
+        }
         if !done && !is_conflict(&outcome) {
             return Err(format!("a device got {outcome:?}"));
         }
@@ -692,7 +716,11 @@ impl World {
         }
         let node = &mut self.nodes[index];
         let Some(txn) = node.txn.take_if(|txn| txn.io == io) else {
-            return Ok(());
+            return if matches!(kind, Io::Mount { .. }) {
+                self.decide(index)
+            } else {
+                Ok(())
+            };
         };
         if !done {
             // A write error: PostgreSQL panics.
@@ -707,18 +735,7 @@ impl World {
 
     fn step_io(&mut self, index: usize, id: StepId, kind: Io, done: bool) -> Result<(), String> {
         match kind {
-            Io::Mount { session } if done => {
-                let node = &mut self.nodes[index];
-                node.device.mounted = Some(session);
-                self.after(
-                    MS,
-                    Event::Writeback {
-                        node: index,
-                        session,
-                    },
-                );
-                self.end_step(index, id, Ended::Done)
-            }
+            Io::Mount { session: _ } if done => self.end_step(index, id, Ended::Done),
             Io::Flush { session: _ } if done => {
                 self.nodes[index].device.mounted = None;
                 self.nodes[index].mark = false;

@@ -215,6 +215,8 @@ pub struct DeviceState {
     pub attached: bool,
     pub outstanding: BTreeMap<u64, Io>,
     pub mounted: Option<Session>,
+    /// A mount that has not come back: its first write.
+    pub mounting: Option<u64>,
     /// `FS_IOC_SHUTDOWN`.
     pub shut: bool,
 }
