@@ -120,6 +120,7 @@ async fn drill(args: RunArgs) -> anyhow::Result<ExitCode> {
         connections: args.connections,
         seconds: seconds(args.seconds)?,
         report: args.report.unwrap_or_else(|| scratch.path().join("report")),
+        keep_running: args.lab.is_some(),
     };
     let progress = Progress::new(scenario.name);
     let report = match args.lab {

@@ -6,7 +6,6 @@ use nix::sys::signal::Signal;
 
 use super::scenario::Fault;
 use super::stage::{Cast, Stage, StageError};
-use super::target::Audit;
 use super::writer::{ON_THE_WAY, Writer};
 use crate::clock;
 
@@ -70,10 +69,9 @@ impl Struck<'_> {
     }
 
     /// What else belongs to the fault once all connections write again; then every trace of it is
-    /// undone. Gives the record of a target that is gone since.
-    pub async fn end(&self, stage: &mut Stage, earlier: Audit) -> Result<Audit, StageError> {
+    /// undone.
+    pub async fn end(&self, stage: &mut Stage) -> Result<(), StageError> {
         let active = &self.cast.active;
-        let mut gone = earlier;
         match self.fault {
             Fault::Switchover
             | Fault::Terminate
@@ -85,16 +83,7 @@ impl Struck<'_> {
             Fault::Freeze => {
                 let host = stage.lab.member(active).record().host_id.to_string();
                 stage
-                    .thaw(active, async |stage| {
-                        let what = "a refused write of the zombie";
-                        stage
-                            .until(what, ZOMBIE_WRITES_WITHIN, async || {
-                                let audit = stage.target.audit().await?;
-                                let refused = audit.fences.iter().filter(|f| f.victim == host);
-                                Ok(refused.map(|fence| fence.refused_writes).sum::<u64>() > 0)
-                            })
-                            .await
-                    })
+                    .thaw(active, async |stage| refused(stage, &host).await)
                     .await?;
             }
             Fault::CutStorage => {
@@ -107,7 +96,6 @@ impl Struck<'_> {
             }
             Fault::RestartTarget => {
                 stage.steady(STEADY_WITHIN).await?;
-                gone = stage.target.audit().await?.after(gone);
                 let volatile = stage.lab.record.volatile_cache;
                 stage.restart_target(false, volatile).await?;
                 let after = clock::now() + ON_THE_WAY;
@@ -121,7 +109,22 @@ impl Struck<'_> {
                 }
             }
         }
-        stage.undo().await?;
-        Ok(gone)
+        stage.undo().await
     }
+}
+
+/// Waits until the target has refused a write of a fenced host.
+async fn refused(stage: &Stage, host: &str) -> Result<(), StageError> {
+    let refused = async || {
+        let audit = stage.audit().await?;
+        let fences = audit.fences.iter().filter(|fence| fence.victim == host);
+        Ok(fences.map(|fence| fence.refused_writes).sum::<u64>() > 0)
+    };
+    stage
+        .until(
+            "a refused write of the zombie",
+            ZOMBIE_WRITES_WITHIN,
+            refused,
+        )
+        .await
 }

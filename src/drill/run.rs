@@ -37,6 +37,8 @@ pub struct Options {
     pub seconds: Duration,
     /// Where the ledger and the reports go.
     pub report: PathBuf,
+    /// Whether the lab is to run on when the drill is over.
+    pub keep_running: bool,
 }
 
 /// A drill could not be carried out.
@@ -76,7 +78,7 @@ struct Course {
     failures: Vec<String>,
 }
 
-/// Runs a drill on a running lab, writes its report, and leaves the lab running.
+/// Runs a drill on a running lab and writes its report.
 pub async fn run(
     scenario: &Scenario,
     options: &Options,
@@ -117,6 +119,9 @@ async fn drill(
         Err(error) => Err(format!("the table could not be read: {error}")),
     };
     let (checks, findings) = checks(stage, &course, &options.report, progress).await?;
+    if !options.keep_running {
+        stage.leave_stopped();
+    }
     Ok(report(scenario, stage, course, verdict, checks, findings))
 }
 
@@ -159,13 +164,7 @@ async fn course(
 ) -> Result<Course, DrillError> {
     let plan = plan(stage, options);
     remove_if_there(&plan.ledger)?;
-    let old_fences = stage
-        .target
-        .audit()
-        .await
-        .map_err(StageError::from)?
-        .fences
-        .len();
+    let old_fences = stage.audit().await?.fences.len();
     progress.step("writing");
     let writer = Writer::start(&plan, STEADY_WITHIN).await?;
     progress.watch(&writer, options.seconds).await;
@@ -182,34 +181,32 @@ async fn course(
     let fault = clock::now();
     let injected = struck.strike(stage).await;
     failures.extend(injected.as_ref().err().map(words));
-    let recovered = writer
-        .all_write(clock::now() + ON_THE_WAY, scenario.expect.max_gap)
-        .await;
-    if !recovered {
+    let max_gap = scenario.expect.max_gap;
+    if scenario.expect.owner == Owner::Moved && failures.is_empty() {
+        failures.extend(
+            stage
+                .moved(&before, max_gap)
+                .await
+                .err()
+                .as_ref()
+                .map(words),
+        );
+    }
+    if !writer.all_write(clock::now() + ON_THE_WAY, max_gap).await {
         failures.push(format!(
-            "not all connections wrote again within {:?}",
-            scenario.expect.max_gap
+            "not all connections wrote again within {max_gap:?}"
         ));
     }
     progress.step("all write again; waiting for the other side to come back");
-    let gone = match struck.end(stage, Audit::default()).await {
-        Ok(gone) => gone,
-        Err(error) => {
-            failures.push(words(&error));
-            stage.undo().await?;
-            Audit::default()
-        }
-    };
+    if let Err(error) = struck.end(stage).await {
+        failures.push(words(&error));
+        stage.undo().await?;
+    }
     let after = stage.steady(STEADY_WITHIN).await;
     failures.extend(after.as_ref().err().map(words));
     progress.watch(&writer, options.seconds).await;
     let written = writer.finish().await?;
-    let audit = stage
-        .target
-        .audit()
-        .await
-        .map_err(StageError::from)?
-        .after(gone);
+    let audit = stage.audit().await?;
     let gaps = gaps(&written.entries, options.connections, fault, written.ended);
     Ok(Course {
         before,
@@ -281,7 +278,6 @@ async fn checks(
             (check::not_run(why.clone()), check::not_run(why))
         }
     };
-    stage.undo().await?;
     let all = [&e2fsck, &checksums, &amcheck];
     let findings = all
         .into_iter()
@@ -304,7 +300,7 @@ fn report(
     checks: Checks,
     findings: Vec<String>,
 ) -> Report {
-    let done = timeline::since(&stage.lab, course.fault);
+    let done = timeline::between(&stage.lab, course.fault, course.written.ended);
     let mut failures = course.failures.clone();
     failures.extend(expectations(scenario, stage, &course));
     let writes = match verdict {
@@ -318,6 +314,10 @@ fn report(
         }
     };
     failures.extend(findings);
+    let fence = fence(&course, &done);
+    if fence.as_ref().is_some_and(|fence| !fence.verified) {
+        failures.push("the fence is not verified".to_owned());
+    }
     let planned = matches!(scenario.fault, Fault::Switchover | Fault::Terminate);
     let detection = timeline::detection_ms(&done, course.fault).filter(|_| !planned);
     let epoch_before = course.before.epoch;
@@ -334,7 +334,7 @@ fn report(
         detection_ms: detection,
         phases: timeline::phases(&done, course.fault, course.gaps.longest.to),
         writes,
-        fence: fence(&course),
+        fence,
         checks,
     }
 }
@@ -370,11 +370,19 @@ fn fences(course: &Course) -> &[FenceRecord] {
         .unwrap_or_default()
 }
 
-fn fence(course: &Course) -> Option<Fence> {
+/// The drill's last fence. It counts as verified if the member's journal holds its proof, and the
+/// target's own record agrees.
+fn fence(course: &Course, done: &[timeline::Done]) -> Option<Fence> {
     let last = fences(course).last()?;
+    let proof = done.iter().rfind(|(_, step)| step.name == "fence");
+    let proven = |(_, step): &timeline::Done| {
+        step.outcome
+            .as_ref()
+            .is_some_and(|outcome| outcome.starts_with("Fenced"))
+    };
     Some(Fence {
         kind: "reservation".to_owned(),
-        verified: course.audit.violations == 0 && course.after.is_some(),
+        verified: course.audit.violations == 0 && proof.is_some_and(proven),
         preempted_key: Some(format!("{:#018x}", last.victim_key)),
         refused_writes: fences(course)
             .iter()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
-use super::target::Target;
+use super::target::{Audit, Target};
 use crate::clock;
 use crate::control::{self, Client, ClientError, Reply, Status};
 use crate::decide::RoleName;
@@ -24,6 +24,9 @@ const STOP_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long a member may take to tell how it is.
 const STATUS_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long an active may take to notice that its standby left: some heartbeats and beats.
+const NOTICE_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a switchover may take.
 const SWITCHOVER_WITHIN: Duration = Duration::from_secs(60);
@@ -131,6 +134,8 @@ pub struct Stage {
     pub lab: Lab,
     /// Its target.
     pub target: Target,
+    /// The records of targets that were restarted since.
+    gone: Audit,
     undo: Vec<Undo>,
 }
 
@@ -143,6 +148,7 @@ impl Stage {
         Self {
             lab,
             target,
+            gone: Audit::default(),
             undo: Vec::new(),
         }
     }
@@ -236,6 +242,19 @@ impl Stage {
         }
     }
 
+    /// Waits until another member than before serves, with a greater epoch.
+    pub async fn moved(&self, before: &Cast, within: Duration) -> Result<(), StageError> {
+        let what = format!("a take-over by {}", before.standby);
+        self.until(&what, within, async || {
+            let Ok(status) = self.status(&before.standby).await else {
+                return Ok(false);
+            };
+            let epoch = status.members.first().and_then(|member| member.epoch);
+            Ok(status.serving && epoch.is_some_and(|epoch| epoch > before.epoch))
+        })
+        .await
+    }
+
     /// Waits for a condition on the lab's processes or the target.
     pub async fn until(
         &self,
@@ -272,39 +291,30 @@ impl Stage {
         }
     }
 
-    /// The member's bridge: its child of the same program that is not PostgreSQL's parent.
+    /// The member's bridge.
     pub async fn bridge(&self, member: &str) -> Result<Process, StageError> {
-        let tree = self.process(member).await?.tree();
-        let is_bridge = |process: &&Process| {
-            let parents_postgres = process
-                .tree()
-                .iter()
-                .any(|p| process::name(*p) == "postgres");
-            process::name(**process) == "baton" && !parents_postgres
+        let is_bridge = |process: &Process| {
+            process::arguments(*process)
+                .get(1)
+                .is_some_and(|command| command == "bridge")
         };
-        tree.iter()
-            .skip(1)
+        let tree = self.process(member).await?.tree();
+        tree.into_iter()
             .find(is_bridge)
-            .copied()
             .ok_or_else(|| self.missing(member, "bridge"))
     }
 
     /// The member's postmaster: of its PostgreSQL processes the one nearest to it.
     pub async fn postmaster(&self, member: &str) -> Result<Process, StageError> {
         let tree = self.process(member).await?.tree();
-        let found = tree
-            .into_iter()
-            .find(|process| process::name(*process) == "postgres");
-        found.ok_or_else(|| self.missing(member, "postmaster"))
+        tree.into_iter()
+            .find(is_postgres)
+            .ok_or_else(|| self.missing(member, "postmaster"))
     }
 
     /// Whether any PostgreSQL of the member runs.
     pub async fn serves(&self, member: &str) -> Result<bool, StageError> {
-        let root = self.process(member).await?;
-        Ok(root
-            .tree()
-            .into_iter()
-            .any(|process| process::name(process) == "postgres"))
+        Ok(self.process(member).await?.tree().iter().any(is_postgres))
     }
 
     /// Sends a signal to processes of a member.
@@ -431,12 +441,18 @@ impl Stage {
         (here, away)
     }
 
-    /// Restarts the target. Its own record of this run is over: read it before.
+    /// The target's own record, also of what ran before a restart by [`Stage::restart_target`].
+    pub async fn audit(&self) -> Result<Audit, StageError> {
+        Ok(self.target.audit().await?.after(self.gone.clone()))
+    }
+
+    /// Restarts the target.
     pub async fn restart_target(
         &mut self,
         keep_reservations: bool,
         volatile_cache: bool,
     ) -> Result<(), StageError> {
+        self.gone = self.audit().await?;
         self.undo.push(Undo::StartTarget);
         self.ask(Request::StopTarget).await?;
         self.ask(Request::StartTarget {
@@ -480,17 +496,42 @@ impl Stage {
         }
     }
 
-    /// Stops both members cleanly, the standby first: there is nobody left to hand over to.
+    /// Stops both members cleanly: the standby first, and the active when it knows that there is
+    /// nobody left to hand over to.
     pub async fn quiesce(&mut self, cast: &Cast) -> Result<(), StageError> {
-        for member in [&cast.standby, &cast.active] {
-            self.undo.push(Undo::Release(member.clone()));
-            self.ask(Request::Stop {
-                member: member.clone(),
-            })
-            .await?;
-        }
+        self.undo.push(Undo::Release(cast.standby.clone()));
+        self.ask(Request::Stop {
+            member: cast.standby.clone(),
+        })
+        .await?;
+        self.until(
+            "the active's notice that the standby left",
+            NOTICE_WITHIN,
+            async || {
+                let status = self.status(&cast.active).await?;
+                Ok(!status
+                    .members
+                    .iter()
+                    .any(|member| member.ready && member.name == cast.standby))
+            },
+        )
+        .await?;
+        self.undo.push(Undo::Release(cast.active.clone()));
+        self.ask(Request::Stop {
+            member: cast.active.clone(),
+        })
+        .await?;
         Ok(())
     }
+
+    /// Leaves the members stopped after [`Stage::quiesce`]: the lab is about to end.
+    pub fn leave_stopped(&mut self) {
+        self.undo.retain(|undo| !matches!(undo, Undo::Release(_)));
+    }
+}
+
+fn is_postgres(process: &Process) -> bool {
+    process::program(*process) == "postgres"
 }
 
 fn rename(from: &std::path::Path, to: &std::path::Path) -> Result<(), StageError> {

@@ -6,10 +6,10 @@ use crate::journal::{Step, steps};
 use crate::lab::layout::{Lab, MEMBERS};
 
 /// A step and who did it.
-type Done = (String, Step);
+pub type Done = (String, Step);
 
-/// Every step of both members that began between the fault and now, in the order of their starts.
-pub fn since(lab: &Lab, fault: Mono) -> Vec<Done> {
+/// Every step of both members that began between `fault` and `end`, in the order of their starts.
+pub fn between(lab: &Lab, fault: Mono, end: Mono) -> Vec<Done> {
     let mut done: Vec<Done> = MEMBERS
         .into_iter()
         .flat_map(|name| {
@@ -17,7 +17,7 @@ pub fn since(lab: &Lab, fault: Mono) -> Vec<Done> {
                 .into_iter()
                 .map(|s| (name.to_owned(), s))
         })
-        .filter(|(_, step)| step.began >= fault)
+        .filter(|(_, step)| step.began >= fault && step.began <= end)
         .collect();
     done.sort_by_key(|(_, step)| step.began);
     done

@@ -378,7 +378,8 @@ where
 /// `pg_amcheck` to compare with the table.
 async fn make_table(plan: &Plan, within: Duration) -> Result<(), WriterError> {
     let sql = format!(
-        "DROP TABLE IF EXISTS {TABLE};
+        "SET client_min_messages = warning;
+         DROP TABLE IF EXISTS {TABLE};
          CREATE TABLE {TABLE} (connection int NOT NULL, number bigint NOT NULL);
          CREATE INDEX ON {TABLE} (connection, number);"
     );

@@ -153,7 +153,7 @@ fn left(dir: &Path) -> Result<Vec<String>, DownError> {
         left.push(format!(
             "process {} ({})",
             process.pid,
-            process::name(process)
+            process::program(process)
         ));
     }
     let mounts =

@@ -84,18 +84,25 @@ pub fn signal_all(processes: &[Process], signal: Signal) -> Result<Vec<Process>,
     Ok(reached)
 }
 
-/// The name of its program, cut off after 15 bytes; empty if it has ended.
-pub fn name(process: Process) -> String {
-    let comm = std::fs::read_to_string(format!("/proc/{}/comm", process.pid));
-    comm.map(|name| name.trim_end().to_owned())
-        .unwrap_or_default()
+/// The file name of its program; empty if it has ended. Not `comm`: a program that starts itself
+/// anew through `/proc/self/exe` is called `exe` there.
+pub fn program(process: Process) -> String {
+    let exe = std::fs::read_link(format!("/proc/{}/exe", process.pid)).unwrap_or_default();
+    let name = exe.file_name().unwrap_or_default().to_string_lossy();
+    name.trim_end_matches(" (deleted)").to_owned()
 }
 
-/// Programs that a lab runs, by their names in `/proc/PID/comm`.
-const PROGRAMS: [&str; 2] = ["baton", "postgres"];
+/// Its arguments. Waits for the process's memory: not for one that may hang.
+pub fn arguments(process: Process) -> Vec<String> {
+    let text = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+    let arguments = text.split(|byte| *byte == 0);
+    arguments
+        .map(|argument| String::from_utf8_lossy(argument).into_owned())
+        .collect()
+}
 
-/// What a lab in `dir` may have left after it was killed: its programs whose environment says that
-/// they belong there, and its PostgreSQLs (which overwrite their environment by their title) whose
+/// What a lab in `dir` may have left after it was killed: processes whose environment says that
+/// they belong there, and PostgreSQLs (which overwrite their environment by their title) whose
 /// working directory is there. Nobody's shell, whatever its directory.
 pub fn left_of(dir: &Path) -> Vec<Process> {
     let mark = [
@@ -106,16 +113,13 @@ pub fn left_of(dir: &Path) -> Vec<Process> {
     .concat();
     let belongs = |process: &Process| {
         let proc = format!("/proc/{}", process.pid);
-        let name = name(*process);
         let inside =
             || std::fs::read_link(format!("{proc}/cwd")).is_ok_and(|cwd| cwd.starts_with(dir));
-        let marked = || {
-            let environ = std::fs::read(format!("{proc}/environ")).unwrap_or_default();
-            environ
-                .split(|byte| *byte == 0)
-                .any(|variable| variable == mark)
-        };
-        PROGRAMS.contains(&name.as_str()) && (marked() || (name == "postgres" && inside()))
+        let environ = std::fs::read(format!("{proc}/environ")).unwrap_or_default();
+        let marked = environ
+            .split(|byte| *byte == 0)
+            .any(|variable| variable == mark);
+        marked || (program(*process) == "postgres" && inside())
     };
     let all = all()
         .into_iter()
