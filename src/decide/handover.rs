@@ -231,9 +231,11 @@ impl Turn<'_> {
             .filter(|peer| fits(peer.member) && peer.ready && peer.role == RoleName::Standby)
             .min_by_key(|peer| (peer.failed, peer.member))
             .map(|peer| peer.member);
+        // A key may be older than what its owner says: one that leaves is not ready any more.
+        let silent = |member: MemberId| !self.peers().any(|peer| peer.member == member);
         heard.or_else(|| {
             self.standby_on_the_volume(false)
-                .filter(|member| fits(*member))
+                .filter(|member| fits(*member) && silent(*member))
         })
     }
 
