@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use crate::drill::stage::{Cast, Stage};
 use crate::lab::layout::{DEFAULT_SIZE, Lab};
-use crate::lab::protocol::{Request, ask_supervisor};
+use crate::lab::protocol::{Request, ServiceState, ask_supervisor};
 use crate::lab::up::{Started, up};
 use crate::lab::{down, supervisor};
 
@@ -17,6 +18,9 @@ pub const DEFAULT_DIR: &str = "/var/tmp/baton-lab";
 
 /// How long the supervisor may take to tell how it is.
 const ASK_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the lab may take until one member serves and the other is ready.
+const SERVES_WITHIN: Duration = Duration::from_secs(120);
 
 /// Run the whole system on this machine: an NVMe/TCP target and two members
 #[derive(clap::Args)]
@@ -31,7 +35,7 @@ enum Command {
     Up(UpArgs),
     /// End the lab; its data stays
     Down(DirArgs),
-    /// Show what runs
+    /// Show what runs; exits with 0 if one member serves and the other is ready
     Status(DirArgs),
     /// Be the supervisor, in the foreground
     #[command(hide = true)]
@@ -79,12 +83,41 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 async fn start(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let lab = up(&args.dir.dir, args.size << 20, args.volatile_cache).await?;
-    println!("{}", lab.dir.display());
+    let dir = lab.dir.display().to_string();
+    let stage = Stage::new(lab);
+    let cast = stage
+        .steady(SERVES_WITHIN)
+        .await
+        .with_context(|| format!("the lab runs, but does not serve; look at {dir}/*/member.log"))?;
+    println!("{}", serving(&stage, &cast));
     Ok(ExitCode::SUCCESS)
 }
 
+fn serving(stage: &Stage, cast: &Cast) -> String {
+    let Cast {
+        active,
+        standby,
+        epoch,
+    } = cast;
+    let address = stage.lab.member(active).postgres();
+    let (host, port) = (address.ip(), address.port());
+    format!(
+        "{active} serves (epoch {epoch}), {standby} is ready; psql -h {host} -p {port} -U postgres"
+    )
+}
+
+/// Cleanly if the members do well: the standby first, so that nobody waits for a hand-over.
 async fn end(args: &DirArgs) -> anyhow::Result<ExitCode> {
     let lab = Lab::open(&args.dir)?;
+    let mut stage = Stage::new(lab.clone());
+    if let Ok(cast) = stage.steady(Duration::ZERO).await
+        && let Err(error) = stage.quiesce(&cast).await
+    {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "not stopped one after the other"
+        );
+    }
     down::down(&lab).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -92,8 +125,33 @@ async fn end(args: &DirArgs) -> anyhow::Result<ExitCode> {
 async fn status(args: &DirArgs) -> anyhow::Result<ExitCode> {
     let lab = Lab::open(&args.dir)?;
     let state = ask_supervisor(&lab.supervisor_socket(), &Request::Status, ASK_WITHIN).await?;
-    println!("{}", serde_json::to_string_pretty(&state)?);
-    Ok(ExitCode::SUCCESS)
+    let stage = Stage::new(lab);
+    let line = |name: &str, service: &ServiceState, says: &str| {
+        let pid = service
+            .process
+            .map_or("down".to_owned(), |process| format!("pid {}", process.pid));
+        println!(
+            "{name:<10} {pid:<10} restarted {:<3} {says}",
+            service.restarts
+        );
+    };
+    line("target", &state.target, "");
+    for (name, service) in &state.members {
+        let says = stage
+            .status(name)
+            .await
+            .map_or_else(|error| error.to_string(), |s| s.reason);
+        line(name, service, &says);
+    }
+    let cast = stage.steady(Duration::ZERO).await;
+    println!(
+        "{}",
+        cast.as_ref()
+            .map_or("nobody serves with a ready standby".into(), |c| serving(
+                &stage, c
+            ))
+    );
+    Ok(ExitCode::from(u8::from(cast.is_err())))
 }
 
 async fn supervise(args: &DirArgs) -> anyhow::Result<ExitCode> {

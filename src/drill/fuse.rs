@@ -1,30 +1,54 @@
 //! How many requests wait in a FUSE connection: those that its server has not answered.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::lab::process::Process;
 
-/// One mount's connection in the kernel's FUSE control filesystem.
+/// A FUSE server's connection in the kernel's FUSE control filesystem.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    number: u32,
+    /// None where the kernel does not tell (`fuse_connection` in `fdinfo` came with Linux 6.14):
+    /// then every connection counts.
+    number: Option<u32>,
 }
 
 impl Connection {
-    /// The connection of the FUSE mount at `mount_point` in the mount namespace of `process`.
-    pub fn of(process: Process, mount_point: &Path) -> io::Result<Self> {
-        let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", process.pid))?;
-        let number = mounts.lines().find_map(|line| number(line, mount_point));
-        let none = || io::Error::other("the process has no FUSE mount there");
-        number.map(|number| Self { number }).ok_or_else(none)
+    /// The connection that `server` serves.
+    pub fn of(server: Process) -> io::Result<Self> {
+        let mut serves = false;
+        for entry in std::fs::read_dir(format!("/proc/{}/fd", server.pid))? {
+            let entry = entry?;
+            // a descriptor may be closed while we look
+            if !std::fs::read_link(entry.path()).is_ok_and(|to| to == Path::new("/dev/fuse")) {
+                continue;
+            }
+            serves = true;
+            let info = format!(
+                "/proc/{}/fdinfo/{}",
+                server.pid,
+                entry.file_name().display()
+            );
+            if let Some(number) = number(&std::fs::read_to_string(info)?) {
+                return Ok(Self {
+                    number: Some(number),
+                });
+            }
+        }
+        match serves {
+            true => Ok(Self { number: None }),
+            false => Err(io::Error::other("it has not opened /dev/fuse")),
+        }
     }
 
     /// Whether at least one request waits. Reads the control filesystem through a mount of its own
     /// that ends with the command: few machines have it mounted, and nothing shall be left.
     pub fn waits(&self) -> io::Result<bool> {
-        let script = r#"mount -t fusectl none /sys/fs/fuse/connections 2>/dev/null; cat "$1""#;
+        let script = r#"mount -t fusectl none "$1" 2>/dev/null; cat "$1"/$2/waiting"#;
+        let number = self
+            .number
+            .map_or("*".to_owned(), |number| number.to_string());
         let mut command = Command::new("unshare");
         command.args([
             "--mount",
@@ -35,31 +59,29 @@ impl Connection {
             script,
             "sh",
         ]);
-        let output = command.arg(self.path()).stdin(Stdio::null()).output()?;
+        let output = command
+            .args([CONTROL, &number])
+            .stdin(Stdio::null())
+            .output()?;
         let text = String::from_utf8_lossy(&output.stdout);
-        match text.trim().parse::<u64>() {
-            Ok(waiting) => Ok(waiting > 0),
-            Err(_) => Err(io::Error::other(
+        let counts: Result<Vec<u64>, _> = text.split_whitespace().map(str::parse).collect();
+        match counts {
+            Ok(counts) if !counts.is_empty() => Ok(counts.iter().any(|count| *count > 0)),
+            Ok(_) | Err(_) => Err(io::Error::other(
                 String::from_utf8_lossy(&output.stderr).trim().to_owned(),
             )),
         }
     }
-
-    /// Where the number is read.
-    pub fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/sys/fs/fuse/connections/{}/waiting", self.number))
-    }
 }
 
-/// The minor number of the mount's device, which names the connection: field 3 of a line of
-/// `mountinfo`, where field 5 is the mount point and the type follows the separator `-`
-/// (proc_pid_mountinfo(5)).
-fn number(line: &str, mount_point: &Path) -> Option<u32> {
-    let (mount, filesystem) = line.split_once(" - ")?;
-    let fields: Vec<_> = mount.split(' ').collect();
-    let here = Path::new(fields.get(4)?) == mount_point && filesystem.starts_with("fuse");
-    here.then(|| fields.get(2)?.split_once(':')?.1.parse().ok())
-        .flatten()
+/// Where the control filesystem is mounted.
+pub const CONTROL: &str = "/sys/fs/fuse/connections";
+
+/// The connection's number in the `fdinfo` of an open `/dev/fuse`.
+fn number(fdinfo: &str) -> Option<u32> {
+    let fields = fdinfo.lines().filter_map(|line| line.split_once(':'));
+    let mut numbers = fields.filter(|(name, _)| *name == "fuse_connection");
+    numbers.next()?.1.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -67,11 +89,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_device_s_minor_number_names_the_connection() {
-        let line = "412 300 0:57 / /var/tmp/lab/a/bridge rw,nosuid - fuse baton rw,user_id=0";
-        assert_eq!(number(line, Path::new("/var/tmp/lab/a/bridge")), Some(57));
-        assert_eq!(number(line, Path::new("/var/tmp/lab/b/bridge")), None);
-        let ext4 = "412 300 7:1 / /var/tmp/lab/a/bridge rw - ext4 /dev/loop1 rw";
-        assert_eq!(number(ext4, Path::new("/var/tmp/lab/a/bridge")), None);
+    fn the_kernel_names_the_connection_if_it_is_new_enough() {
+        let new = "pos:\t0\nflags:\t02100002\nmnt_id:\t102\nino:\t90\nfuse_connection:\t41\n";
+        assert_eq!(number(new), Some(41));
+        assert_eq!(number("pos:\t0\nflags:\t02100002\n"), None);
     }
 }

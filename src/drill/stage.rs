@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
+use super::fuse::{self, Connection};
 use super::target::{Audit, Target};
 use crate::clock;
 use crate::control::{self, Client, ClientError, Reply, Status};
@@ -358,22 +359,18 @@ impl Stage {
         let bridge = self.bridge(member).await?;
         self.undo.push(Undo::Thaw(vec![bridge]));
         self.signal(member, &[bridge], Signal::SIGSTOP)?;
-        let queue = super::fuse::Connection::of(root, &self.lab.member(member).bridge());
-        let queue = queue.map_err(|source| StageError::Io {
-            what: "find the FUSE connection at",
-            path: self.lab.member(member).bridge(),
-            source,
-        })?;
+        let fuse = |what| {
+            move |source| StageError::Io {
+                what,
+                path: fuse::CONTROL.into(),
+                source,
+            }
+        };
+        let queue = Connection::of(bridge).map_err(fuse("find the bridge's connection in"))?;
         self.until(
             "a write queued in the stopped bridge",
             SIGNALS_WITHIN,
-            async || {
-                queue.waits().map_err(|source| StageError::Io {
-                    what: "count the requests of",
-                    path: queue.path(),
-                    source,
-                })
-            },
+            async || queue.waits().map_err(fuse("count the waiting requests in")),
         )
         .await?;
         let mut frozen = vec![bridge];

@@ -55,16 +55,16 @@ pub fn phases(done: &[Done], fault: Mono, served: Mono) -> Vec<Phase> {
         duration_ms,
     }) = started
     {
-        let start_ms = start_ms.saturating_add_unsigned(duration_ms);
-        let duration = relative(served, fault) - start_ms;
-        if let Ok(duration_ms) = u64::try_from(duration) {
-            phases.push(Phase {
-                name: "first-write".to_owned(),
-                member,
-                start_ms,
-                duration_ms,
-            });
-        }
+        // a client may be served before the step's own write has proven that it is
+        let served = relative(served, fault);
+        let start_ms = served.min(start_ms.saturating_add_unsigned(duration_ms));
+        let duration_ms = (served - start_ms).unsigned_abs();
+        phases.push(Phase {
+            name: "first-write".to_owned(),
+            member,
+            start_ms,
+            duration_ms,
+        });
     }
     phases.sort_by_key(|phase| phase.start_ms);
     phases

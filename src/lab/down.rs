@@ -51,6 +51,7 @@ pub enum DownError {
 /// Ends the lab: through its supervisor if that lives, else by the process ids it recorded.
 pub async fn down(lab: &Lab) -> Result<(), DownError> {
     let recorded = recorded(lab)?;
+    let loops = loop_devices(lab);
     if let Some(supervisor) = recorded
         .as_ref()
         .map(|state| state.supervisor)
@@ -69,7 +70,7 @@ pub async fn down(lab: &Lab) -> Result<(), DownError> {
     }
     kill(&recorded_processes(recorded.as_ref()))?;
     kill(&process::left_of(&lab.dir))?;
-    nothing_left(&lab.dir).await?;
+    nothing_left(&lab.dir, &loops).await?;
     for stale in [lab.processes(), lab.supervisor_socket()] {
         drop(std::fs::remove_file(stale));
     }
@@ -128,11 +129,25 @@ async fn gone(process: Process) {
     }
 }
 
-/// Waits until no process, mount or loop device of the lab is left.
-pub async fn nothing_left(dir: &Path) -> Result<(), DownError> {
+/// The loop devices that the lab's bridges have open. Their backing file says nothing: it lies in a
+/// mount that nobody can see any more.
+fn loop_devices(lab: &Lab) -> Vec<PathBuf> {
+    let open = |process: Process| {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", process.pid));
+        let descriptors = descriptors.into_iter().flatten().flatten();
+        descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok())
+    };
+    let files = process::left_of(&lab.dir).into_iter().flat_map(open);
+    files
+        .filter(|file| file.to_string_lossy().starts_with("/dev/loop"))
+        .collect()
+}
+
+/// Waits until no process or mount of the lab is left, and its loop devices are free.
+async fn nothing_left(dir: &Path, loops: &[PathBuf]) -> Result<(), DownError> {
     let until = clock::now() + GONE_WITHIN;
     loop {
-        let left = left(dir)?;
+        let left = left(dir, loops)?;
         if left.is_empty() {
             return Ok(());
         }
@@ -146,8 +161,7 @@ pub async fn nothing_left(dir: &Path) -> Result<(), DownError> {
     }
 }
 
-fn left(dir: &Path) -> Result<Vec<String>, DownError> {
-    let failed = |what| move |source| DownError::Io { what, source };
+fn left(dir: &Path, loops: &[PathBuf]) -> Result<Vec<String>, DownError> {
     let mut left = Vec::new();
     for process in process::left_of(dir) {
         left.push(format!(
@@ -156,8 +170,11 @@ fn left(dir: &Path) -> Result<Vec<String>, DownError> {
             process::program(process)
         ));
     }
-    let mounts =
-        std::fs::read_to_string("/proc/self/mountinfo").map_err(failed("read the mounts"))?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo");
+    let mounts = mounts.map_err(|source| DownError::Io {
+        what: "read the mounts",
+        source,
+    })?;
     // field 5 is the mount point (proc_pid_mountinfo(5))
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
     left.extend(
@@ -165,17 +182,16 @@ fn left(dir: &Path) -> Result<Vec<String>, DownError> {
             .filter(|p| Path::new(p).starts_with(dir))
             .map(|p| format!("mount {p}")),
     );
-    for entry in std::fs::read_dir("/sys/block").map_err(failed("list the block devices"))? {
-        let device = entry.map_err(failed("list the block devices"))?;
-        // only a loop device that is attached has this file
-        let backing = std::fs::read_to_string(device.path().join("loop/backing_file"));
-        if let Some(file) = backing
-            .ok()
-            .filter(|file| Path::new(file.trim_end()).starts_with(dir))
-        {
-            let name = device.file_name().display().to_string();
-            left.push(format!("loop device {name} on {}", file.trim_end()));
-        }
-    }
+    // only a loop device that is attached has this directory
+    let attached = |device: &&PathBuf| {
+        let name = device.file_name().unwrap_or_default();
+        Path::new("/sys/block").join(name).join("loop").exists()
+    };
+    left.extend(
+        loops
+            .iter()
+            .filter(attached)
+            .map(|device| format!("loop device {}", device.display())),
+    );
     Ok(left)
 }
