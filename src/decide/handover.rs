@@ -131,8 +131,16 @@ impl Turn<'_> {
             return self.enter_stage(handover, HandoverStage::Killing);
         }
         match ended {
-            Some(Outcome::Unmounted { clean: _ }) if self.seen.local.mount == Mount::Unmounted => {
+            Some(Outcome::Unmounted { clean: true })
+                if self.seen.local.mount == Mount::Unmounted =>
+            {
                 self.enter_stage(handover, HandoverStage::Announcing)
+            }
+            // Not every write is known to be on the volume, or to be over: `clean` would be a lie.
+            Some(Outcome::Unmounted { clean: false })
+                if self.seen.local.mount == Mount::Unmounted =>
+            {
+                self.give_up(handover.epoch, Reason::HandoverFailed)
             }
             Some(_) => self.count_failure(handover),
             None => self.order(Work::Unmount, reason),

@@ -86,6 +86,10 @@ impl Turn<'_> {
             return Next::Wait(waiting);
         }
         self.memory.cleaned = self.now;
+        if !clean && self.memory.former_gone.is_some() {
+            // From now on, and not from the order on, is the former device proven gone.
+            self.memory.former_gone = Some(self.now);
+        }
         self.memory.tainted = None;
         self.become_role(Role::Standby)
     }

@@ -23,8 +23,14 @@ impl Turn<'_> {
         if let Some(why) = lost {
             return self.give_up(takeover.epoch, why);
         }
+        if takeover.proven_at.is_some() && self.seen.local.device == Device::Absent {
+            return self.give_up(takeover.epoch, Reason::MountLost);
+        }
         let ended = self.take_ended();
-        if ended.is_none() && self.pending() {
+        let starting = self.is_under_way(&Work::StartPostgres {
+            epoch: takeover.epoch,
+        });
+        if ended.is_none() && self.pending() && !(self.seen.stopping && starting) {
             return Next::Wait(if self.overdue() {
                 Reason::StepStuck
             } else {
@@ -230,11 +236,10 @@ impl Turn<'_> {
 
     fn mount(&mut self, takeover: TakeOver, reason: Reason, ended: Option<Outcome>) -> Next {
         match ended {
-            // A mount that came late, under the permit that it confirmed before.
-            None if self.seen.local.mount == Mount::Mounted => {
-                self.enter_phase(takeover, TakeOverPhase::Starting)
+            // A mount that failed and is there all the same: what is on it was not admitted.
+            None if self.seen.local.mount != Mount::Unmounted => {
+                self.give_up(takeover.epoch, Reason::MountLost)
             }
-            None if self.seen.local.mount == Mount::Stuck => Next::Wait(Reason::StepStuck),
             None => {
                 self.taint();
                 self.begin(Work::Mount {
@@ -316,6 +321,11 @@ impl Turn<'_> {
         cause: HandoverCause,
     ) -> Next {
         let local = &self.seen.local;
+        let gone = (local.postgres, local.mount) == (Postgres::Stopped, Mount::Unmounted);
+        if gone && self.memory.tainted.is_some() {
+            // A mount that failed may have written: that is not `clean`.
+            return self.give_up(takeover.epoch, Reason::HandoverFailed);
+        }
         let stage = match (local.postgres, local.mount) {
             (Postgres::Stopped, Mount::Unmounted) => HandoverStage::Announcing,
             (Postgres::Stopped, Mount::Mounted | Mount::Stuck) => HandoverStage::Unmounting,

@@ -121,6 +121,8 @@ impl<'a> Turn<'a> {
     /// Ends the ownership of `epoch`: everything of it must go before anything else.
     pub fn give_up(&mut self, epoch: Epoch, why: Reason) -> Next {
         self.ended = None;
+        // A failure of before must not delay the end of an ownership.
+        self.memory.not_before = self.now;
         self.become_role(Role::Returning {
             why,
             epoch,
