@@ -33,6 +33,8 @@ pub(super) struct Keeper {
     require_persistence: bool,
     /// The registered key as far as this process knows; `None` where it must be read first.
     key: Option<ReservationKey>,
+    /// Whether this host held when the key was last read.
+    holds: bool,
 }
 
 /// A command on the own key that did not succeed.
@@ -48,6 +50,9 @@ pub(super) enum KeyError {
     /// Nothing of this member is registered.
     #[error("this host is not registered: it was fenced, or the target lost its registrations")]
     NotRegistered,
+    /// This host holds: its registration is what keeps others out.
+    #[error("this host holds the volume: its registration stays, so that the reservation does")]
+    Holds,
 }
 
 impl KeyError {
@@ -80,6 +85,7 @@ impl Keeper {
             timings: core.timings.clone(),
             require_persistence,
             key: None,
+            holds: false,
         }
     }
 
@@ -103,12 +109,23 @@ impl Keeper {
     }
 
     /// Takes this host's registration back. A host that is not registered is no error.
+    ///
+    /// The key is replaced first: a preempt of ours that is still under way names the old one and
+    /// conflicts, so the report that follows tells for good whether this host holds. A holder stays
+    /// registered: with its registration the reservation would go, which keeps older zombies out.
     pub async fn unregister(&mut self) -> Result<(), KeyError> {
-        let key = match self.current().await {
+        self.key = None;
+        let current = match self.current().await {
             Ok(key) => key,
             Err(KeyError::NotRegistered) => return Ok(()),
             Err(error) => return Err(error),
         };
+        self.say(current.epoch, current.flags).await?;
+        self.key = None;
+        let key = self.current().await?;
+        if self.holds {
+            return Err(KeyError::Holds);
+        }
         let action = Register::Unregister { key: key.pack() };
         self.volume
             .register(action, ChangePersistence::Unchanged)
@@ -121,6 +138,9 @@ impl Keeper {
     /// Replaces the key by one with this epoch, these flags and the next beat.
     pub async fn say(&mut self, epoch: Epoch, flags: KeyFlags) -> Result<(), KeyError> {
         let current = self.current().await?;
+        if is_late(current, epoch, flags) {
+            return Ok(());
+        }
         let new = current.saying(epoch, flags);
         let action = Register::Replace {
             current: current.pack(),
@@ -176,9 +196,10 @@ impl Keeper {
         let own = mailbox
             .of_host(self.host)
             .filter(|entry| entry.key.member == self.member);
-        let key = own.ok_or(KeyError::NotRegistered)?.key;
-        self.key = Some(key);
-        Ok(key)
+        let own = own.ok_or(KeyError::NotRegistered)?;
+        self.key = Some(own.key);
+        self.holds = own.holder;
+        Ok(own.key)
     }
 
     fn claim(&self, epoch: Epoch, flags: KeyFlags) -> Claim {
@@ -206,6 +227,12 @@ impl Keeper {
             require_persistence: self.require_persistence,
         }
     }
+}
+
+/// Whether a word comes after a newer one: a beat that was held up must not take `clean` back, nor
+/// an older epoch the place of a newer one.
+fn is_late(current: ReservationKey, epoch: Epoch, flags: KeyFlags) -> bool {
+    epoch < current.epoch || (epoch == current.epoch && current.flags.clean && !flags.clean)
 }
 
 /// What the sequence is to find, from what the decision saw.

@@ -7,21 +7,28 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::config::Volume;
 
 /// The mark's file, in the runtime directory, which does not survive a reboot.
 pub(super) struct Marks {
     path: PathBuf,
     /// This very process has owned since its start: only a clean end takes the mark away.
-    renewed: AtomicBool,
+    renewed: Mutex<bool>,
 }
 
 impl Marks {
     /// The mark of one host identity on one volume.
-    pub fn new(runtime_dir: &Path, name: &str) -> Self {
+    pub fn new(runtime_dir: &Path, volume: &Volume) -> Self {
+        let Volume {
+            host_id,
+            namespace_id,
+            ..
+        } = volume;
         Self {
-            path: runtime_dir.join(format!("{name}.owner")),
-            renewed: AtomicBool::new(false),
+            path: runtime_dir.join(format!("host-{host_id}-{namespace_id}.owner")),
+            renewed: Mutex::new(false),
         }
     }
 
@@ -30,13 +37,16 @@ impl Marks {
     /// # Errors
     /// The mark could not be made: nothing may be mounted.
     pub fn owned(&self) -> io::Result<()> {
-        self.renewed.store(true, Ordering::Release);
+        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        *renewed = true;
         fs::write(&self.path, b"")
     }
 
     /// The time has passed in which commands of an earlier process of this host can have lived.
     pub fn outlived(&self) {
-        if !self.renewed.load(Ordering::Acquire) {
+        // Held to the end: the mark that is removed must not be one that was made meanwhile.
+        let renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*renewed {
             self.disowned();
         }
     }

@@ -126,7 +126,7 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
         cluster,
         config.volume.require_persistence,
     );
-    let marks = Marks::new(&config.runtime_dir, &host.to_string());
+    let marks = Marks::new(&config.runtime_dir, &config.volume);
     let former_writer = marks.stands();
     let tools = Tools {
         timings: core.timings.clone(),
