@@ -38,6 +38,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let node_lock = NodeLock::take(&config)?;
     member::enter_own_mount_namespace()?;
+    abort_on_panic();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
@@ -47,4 +48,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     // A system call that hangs on the volume must not keep the process.
     runtime.shutdown_background();
     Ok(code?)
+}
+
+/// A task that panicked would leave its step for ever unfinished. The end of the process is a state
+/// that everything is prepared for: PostgreSQL and the bridge end with it, and the standby takes over.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }

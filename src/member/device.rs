@@ -5,13 +5,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nvme::block::{BlockError, Usage};
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::event::Event;
 use crate::config::Volume;
@@ -26,7 +27,7 @@ pub(super) struct Device {
     /// Which medium the path names: another number later means that this device is gone.
     sequence: Option<u64>,
     directory: PathBuf,
-    kill: oneshot::Sender<()>,
+    kill: Arc<Notify>,
     /// The bridge ends when this does.
     stdin: ChildStdin,
     gone: watch::Receiver<bool>,
@@ -79,11 +80,12 @@ impl Device {
         let path = announced(&mut child).await?;
         let stdin = child.stdin.take().ok_or(DeviceError::Ended)?;
         let (ended, gone) = watch::channel(false);
-        let (kill, killed) = oneshot::channel();
+        let kill = Arc::new(Notify::new());
+        let killed = kill.clone();
         tokio::spawn(async move {
             let ended_by_itself = tokio::select! {
                 _status = child.wait() => true,
-                _asked = killed => false,
+                () = killed.notified() => false,
             };
             // An error means that it has ended just now.
             let _reaped = ended_by_itself || child.kill().await.is_ok();
@@ -106,10 +108,21 @@ impl Device {
         &self.path
     }
 
+    /// Whether its bridge lives.
+    pub fn is_alive(&self) -> bool {
+        !*self.gone.borrow()
+    }
+
+    /// Kills the bridge, without waiting for its end.
+    pub fn condemn(&self) {
+        self.kill.notify_one();
+    }
+
     /// Destroys the device with everything queued in it: the bridge is killed, its connection to the
     /// target breaks, and no write that waits in it is ever sent. [`Remains::prove_gone`] ends when
     /// that is done.
     pub fn destroy(self) -> Remains {
+        self.condemn();
         Remains {
             path: self.path,
             sequence: self.sequence,
@@ -124,12 +137,10 @@ impl Device {
             mut gone,
             stdin,
             directory,
-            kill,
             ..
         } = self;
         drop(stdin);
         let _ended = gone.wait_for(|gone| *gone).await.is_ok();
-        drop(kill);
         let _kept = std::fs::remove_dir(directory);
     }
 }

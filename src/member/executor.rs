@@ -1,6 +1,7 @@
 //! Carries out what `decide` orders: one step at a time, cheap actions beside it. No policy.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fencing::{Epoch, KeyFlags, Mono, WritePermit};
 use tokio::sync::mpsc;
@@ -11,7 +12,7 @@ use super::event::{Changes, Ended, Event, Look};
 use super::looks;
 use super::steps::Tools;
 use crate::clock;
-use crate::decide::{Lease, LeaseRecord, LeaseVersion, Outcome, Step, Work};
+use crate::decide::{Lease, LeaseRecord, LeaseVersion, Outcome, Step, Timings, Work};
 use crate::lease::Written;
 
 /// The executor, with the permit of the newest proven fence.
@@ -184,10 +185,19 @@ async fn within_deadline(
     if !can_be_cancelled(&step.work) {
         return work.await;
     }
-    let left = clock::now().until(step.deadline);
+    let left = clock::now().until(step.deadline) + grace(&step.work, &tools.timings);
     tokio::time::timeout(left, work)
         .await
         .unwrap_or((Outcome::Overdue, Changes::default()))
+}
+
+/// A fence ends by itself: it lengthens its own deadline once it holds and waits for old commands.
+fn grace(work: &Work, timings: &Timings) -> Duration {
+    if matches!(work, Work::Fence { .. }) {
+        timings.fence
+    } else {
+        Duration::ZERO
+    }
 }
 
 /// Whether a step may be left at its deadline. A system call on the volume goes on in the kernel

@@ -53,6 +53,10 @@ struct Member {
     requests: Requests,
     journal: Journal,
     reason: Option<Reason>,
+    /// The newest start of PostgreSQL that has ended.
+    gone_run: u64,
+    /// The newest device that is gone.
+    gone_device: u64,
     config: Config,
 }
 
@@ -169,25 +173,33 @@ impl Member {
                 self.keep(permit);
             }
             Event::PostgresGone { run, how } => {
-                let current = run == self.executor.tools().database.run();
-                if current && self.senses.local().postgres != Postgres::Stopped {
-                    warn!(how, "PostgreSQL ended");
-                    self.changed(Changes {
-                        postgres: Some(Postgres::Stopped),
-                        ..Changes::default()
-                    });
-                }
+                warn!(how, "PostgreSQL ended");
+                self.gone_run = self.gone_run.max(run);
             }
             Event::DeviceGone { made } => {
-                if self.senses.local().device == (Device::Attached { made }) {
-                    warn!(made, "the bridge ended: the block device is gone");
-                    self.changed(Changes {
-                        device: Some(Device::Absent),
-                        ..Changes::default()
-                    });
-                }
+                info!(made, "the bridge ended: its block device is gone");
+                self.gone_device = self.gone_device.max(made);
             }
             Event::Terminate => self.senses.terminate(),
+        }
+        self.correct();
+    }
+
+    /// An end may be seen before the step that began it says that it began.
+    fn correct(&mut self) {
+        let local = self.senses.local();
+        let ended = self.gone_run == self.executor.tools().database.run();
+        let postgres = (ended && local.postgres != Postgres::Stopped).then_some(Postgres::Stopped);
+        let device = match local.device {
+            Device::Attached { made } if made <= self.gone_device => Some(Device::Absent),
+            Device::Attached { .. } | Device::Absent => None,
+        };
+        if postgres.is_some() || device.is_some() {
+            self.changed(Changes {
+                postgres,
+                device,
+                ..Changes::default()
+            });
         }
     }
 

@@ -25,7 +25,7 @@ use super::steps::{Database, Tools};
 use crate::clock;
 use crate::config::Config;
 use crate::control::{Requests, Server};
-use crate::decide::{Incarnation, Memory};
+use crate::decide::{Incarnation, Memory, Timings};
 use crate::journal::Journal;
 use crate::lease::LeaseStore;
 use crate::node_lock::NodeLock;
@@ -54,6 +54,18 @@ pub enum StartError {
     NoReservations {
         /// RESCAP.
         rescap: u8,
+    },
+    /// A fence that must wait for a drain could never end.
+    #[error(
+        "timings.fence is {fence:?}, and old commands of this volume may live for {drain:?} (3 × keep-alive time-out + the controller's quiesce time): set timings.fence to at least {needed:?}"
+    )]
+    FenceTooShort {
+        /// The setting.
+        fence: Duration,
+        /// What the volume needs.
+        drain: Duration,
+        /// What the setting must be.
+        needed: Duration,
     },
     /// The channel to the peers did not start.
     #[error("start the channel to the peers")]
@@ -118,6 +130,7 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
         events.clone(),
     );
     let drain_wait = drain_wait(&identified);
+    check_fence_deadline(&core.timings, drain_wait)?;
     let keeper = Keeper::new(
         volume.clone(),
         identified,
@@ -137,7 +150,7 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
         device: Mutex::new(None),
         remains: Mutex::new(Vec::new()),
         made: AtomicU64::new(0),
-        mounted: std::sync::Mutex::new(None),
+        mounted: Arc::new(Mutex::new(None)),
         database: Database::new(instance, lock),
         marks,
         events: events.clone(),
@@ -158,9 +171,24 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
         requests: Requests::default(),
         journal,
         reason: None,
+        gone_run: 0,
+        gone_device: 0,
         config,
     };
     Ok(member.run(queue).await)
+}
+
+fn check_fence_deadline(timings: &Timings, drain: Option<Duration>) -> Result<(), StartError> {
+    let Some(drain) = drain else { return Ok(()) };
+    let needed = drain + 4 * timings.command;
+    if timings.fence >= needed {
+        return Ok(());
+    }
+    Err(StartError::FenceTooShort {
+        fence: timings.fence,
+        drain,
+        needed,
+    })
 }
 
 /// Takes the mark of an earlier process away when its commands are provably over. Where nothing says

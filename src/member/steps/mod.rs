@@ -35,7 +35,8 @@ pub(super) struct Tools {
     /// Former devices that are not proven gone.
     pub remains: Mutex<Vec<Remains>>,
     pub made: AtomicU64,
-    pub mounted: std::sync::Mutex<Option<Mounted>>,
+    /// Taken for as long as a mount or unmount is under way in the kernel.
+    pub mounted: Arc<Mutex<Option<Mounted>>>,
     pub database: Database,
     pub marks: super::marks::Marks,
     pub events: mpsc::UnboundedSender<Event>,

@@ -72,6 +72,13 @@ impl Database {
 impl Tools {
     /// Starts PostgreSQL and waits until it has committed a write.
     pub(super) async fn start_postgres(&self, permit: Arc<WritePermit>, deadline: Mono) -> Done {
+        if !self
+            .mounted
+            .try_lock()
+            .is_ok_and(|mounted| mounted.is_some())
+        {
+            return failed("the volume is not mounted");
+        }
         let database = &self.database;
         let lock = match database.node_lock.try_clone() {
             Ok(lock) => lock,
@@ -90,7 +97,9 @@ impl Tools {
             .events
             .send(Event::Changed(postgres_is(Postgres::Starting)));
         if let Err(error) = starting.ready(clock::now().until(deadline)).await {
-            return failed(whole(error));
+            let changes = self.mount_if_dead().await;
+            let cause = whole(error);
+            return (Outcome::Failed { cause }, changes);
         }
         match self.first_write(&permit, deadline).await {
             Ok(session) => {
@@ -161,7 +170,8 @@ impl Tools {
         self.stopped(!immediate).await
     }
 
-    /// Kills the whole tree and waits until it is empty.
+    /// Kills the whole tree and waits until it is empty. A process that waits for the volume in the
+    /// kernel cannot die: after a while the device is taken away, and its wait ends.
     pub(super) async fn kill_postgres(&self) -> Done {
         self.database.forget_session().await;
         let mut end = {
@@ -174,7 +184,15 @@ impl Tools {
             }
             postmaster.watch()
         };
-        reaped(&mut end).await;
+        let patience = self.timings.kill / 4;
+        if tokio::time::timeout(patience, reaped(&mut end))
+            .await
+            .is_err()
+        {
+            tracing::warn!("PostgreSQL's processes hang on the volume: its device goes");
+            self.condemn_device().await;
+            reaped(&mut end).await;
+        }
         (Outcome::Done, postgres_is(Postgres::Stopped))
     }
 

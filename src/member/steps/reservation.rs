@@ -47,6 +47,10 @@ impl Tools {
         former_gone: Option<Mono>,
         deadline: Mono,
     ) -> Done {
+        // Before any command: a node on which the mark cannot be made must not fence anybody.
+        if let Err(cause) = self.mark_owner() {
+            return failed(cause);
+        }
         let mut keeper = self.keeper.lock().await;
         let fenced = keeper
             .fence(epoch, flags, victim, former_gone, deadline)
@@ -79,10 +83,7 @@ impl Tools {
             ..flags
         };
         match self.keeper.lock().await.say(epoch, flags).await {
-            Ok(()) => {
-                self.marks.disowned();
-                self.looked(done()).await
-            }
+            Ok(()) => self.looked(done()).await,
             Err(error) if error.outcome_unknown() => (Outcome::Overdue, Changes::default()),
             Err(error) => failed(whole(error)),
         }

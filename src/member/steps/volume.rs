@@ -1,10 +1,11 @@
 //! Steps on the filesystem: look, make, mount, flush, unmount.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use fencing::{Mono, WritePermit};
 use nvme::Namespace;
+use tokio::sync::OwnedMutexGuard;
 
 use super::{Done, Tools, done, failed, whole};
 use crate::clock;
@@ -51,69 +52,89 @@ impl Tools {
 
     /// Mounts under the permit and checks that the data is this cluster's.
     pub(super) async fn mount(&self, permit: Arc<WritePermit>, deadline: Mono) -> Done {
-        let path = match self.about_to_write(&permit).await {
-            Ok(path) => path,
+        let slot = self.mounted.clone().lock_owned().await;
+        let ready = async {
+            let path = self.device_path().await?;
+            // Before the report that confirms: a read on a lost path may take its time.
+            let (device, config) = (path.clone(), self.config.clone());
+            let read = move || our_superblock(&device, &config);
+            let superblock = self.blocking("volume-look", deadline, read).await?;
+            let superblock = superblock.map_err(failed)?;
+            self.about_to_write(&permit).await?;
+            Ok::<_, Done>((path, superblock.uuid))
+        };
+        let (path, filesystem) = match ready.await {
+            Ok(ready) => ready,
             Err(refused) => return refused,
         };
         self.say_mount(Mount::Mounted);
         let (config, instance) = (self.config.clone(), self.database.instance().clone());
-        let call = move || mount_ours(&permit, &path, &config, &instance);
+        // The slot is taken until the call returns, whoever still waits for it.
+        let call = move || {
+            fill(
+                slot,
+                mount_ours(&permit, &path, filesystem, &config, &instance),
+            )
+        };
         match self.blocking_on_mount("volume-mount", deadline, call).await {
-            Ok(Ok(mounted)) => {
-                *self.mounted.lock().unwrap_or_else(PoisonError::into_inner) = Some(mounted);
-                (Outcome::Done, mount_is(Mount::Mounted))
-            }
-            Ok(Err((Some(mounted), cause))) => {
-                *self.mounted.lock().unwrap_or_else(PoisonError::into_inner) = Some(mounted);
-                (Outcome::Failed { cause }, mount_is(Mount::Mounted))
-            }
-            Ok(Err((None, cause))) => (Outcome::Failed { cause }, mount_is(Mount::Unmounted)),
-            Err(refused) => refused,
+            Ok(Ok(())) => (Outcome::Done, mount_is(Mount::Mounted)),
+            Ok(Err(cause)) => (Outcome::Failed { cause }, self.mount_as_found().await),
+            Err((outcome, _)) => (outcome, self.mount_as_found().await),
         }
     }
 
     /// Writes everything back, unmounts, flushes the volume, drops the caches and reads the
     /// superblock back: the order in which each is proven by the next.
     pub(super) async fn unmount(&self, deadline: Mono) -> Done {
-        let Some(mounted) = self.take_mounted() else {
+        self.database.forget_session().await;
+        let mut slot = self.mounted.clone().lock_owned().await;
+        let Some(mounted) = slot.take() else {
+            drop(slot);
             return (
                 Outcome::Unmounted { clean: false },
-                mount_is(Mount::Unmounted),
+                self.mount_as_found().await,
             );
         };
-        self.database.forget_session().await;
         let device = mounted.device().to_owned();
         let call = move || {
             let synced = mounted.sync();
-            mounted.unmount().map(|()| synced)
+            empty(slot, mounted.unmount()).map(|()| synced)
         };
         let synced = match self
             .blocking_on_mount("volume-unmount", deadline, call)
             .await
         {
             Ok(Ok(synced)) => synced,
-            Ok(Err(still)) => return self.still_mounted(*still),
-            Err(refused) => return refused,
+            Ok(Err(cause)) => return (Outcome::Failed { cause }, mount_is(Mount::Mounted)),
+            Err((outcome, _)) => return (outcome, self.mount_as_found().await),
         };
-        let flushed = tokio::time::timeout(self.timings.command, self.volume.flush()).await;
+        let left = clock::now().until(deadline);
+        let flushed = tokio::time::timeout(left, self.volume.flush()).await;
         let clean = synced.is_ok()
             && matches!(flushed, Ok(Ok(())))
             && self.is_clean(device, deadline).await;
+        if clean {
+            self.marks.disowned();
+        }
         (Outcome::Unmounted { clean }, mount_is(Mount::Unmounted))
     }
 
-    /// `FS_IOC_SHUTDOWN`: nothing of this mount is written from now on.
+    /// `FS_IOC_SHUTDOWN`: nothing of this mount is written from now on. Where a mount or an unmount
+    /// is under way in the kernel, its device is taken away instead: to the same end.
     pub(super) async fn shut_filesystem_down(&self) -> Done {
-        let mount_point = self.config.volume.mount_point.clone();
-        let there = self
-            .mounted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some();
-        if !there {
+        let Ok(slot) = self.mounted.clone().try_lock_owned() else {
+            self.condemn_device().await;
+            return done();
+        };
+        if slot.is_none() {
             return done();
         }
-        let call = move || nvme::block::shut_down(&mount_point);
+        let mount_point = self.config.volume.mount_point.clone();
+        let call = move || {
+            let shut = nvme::block::shut_down(&mount_point);
+            drop(slot);
+            shut
+        };
         match self.blocking("volume-shutdown", Mono::MAX, call).await {
             Ok(Ok(())) => done(),
             Ok(Err(error)) => failed(whole(error)),
@@ -121,30 +142,29 @@ impl Tools {
         }
     }
 
-    /// Unmounts a filesystem that was shut down.
+    /// Unmounts a filesystem that was shut down. Waits for a mount or unmount that is under way.
     pub(super) async fn drop_mount(&self, deadline: Mono) -> Done {
-        let Some(mounted) = self.take_mounted() else {
-            return (Outcome::Done, mount_is(Mount::Unmounted));
-        };
         self.database.forget_session().await;
-        match self
-            .blocking_on_mount("volume-drop", deadline, move || mounted.unmount())
-            .await
-        {
+        let mut slot = self.mounted.clone().lock_owned().await;
+        let mount_point = self.config.volume.mount_point.clone();
+        let call = move || match slot.take() {
+            Some(mounted) => empty(slot, mounted.unmount()),
+            // What an earlier error left there without a handle.
+            None => match volume::mounted_at(&mount_point).map_err(whole)? {
+                Some(_) => volume::unmount(&mount_point).map_err(whole),
+                None => Ok(()),
+            },
+        };
+        match self.blocking_on_mount("volume-drop", deadline, call).await {
             Ok(Ok(())) => (Outcome::Done, mount_is(Mount::Unmounted)),
-            Ok(Err(still)) => self.still_mounted(*still),
-            Err(refused) => refused,
+            Ok(Err(cause)) => (Outcome::Failed { cause }, mount_is(Mount::Mounted)),
+            Err((outcome, _)) => (outcome, self.mount_as_found().await),
         }
     }
 
     /// Writes this filesystem's dirty pages back, while it is in use.
     pub(super) async fn sync_filesystem(&self, deadline: Mono) -> Done {
-        let copy = match self
-            .mounted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-        {
+        let copy = match self.mounted.lock().await.as_ref() {
             Some(mounted) => mounted.try_clone(),
             None => return failed("nothing is mounted"),
         };
@@ -162,23 +182,69 @@ impl Tools {
         }
     }
 
+    /// Whether anything is mounted, by the kernel's own table: what an error did not tell.
+    async fn mount_as_found(&self) -> Changes {
+        let mount_point = self.config.volume.mount_point.clone();
+        let look = move || volume::mounted_at(&mount_point);
+        match self.blocking("mount-table", Mono::MAX, look).await {
+            Ok(Ok(None)) => mount_is(Mount::Unmounted),
+            Ok(Ok(Some(_))) => mount_is(Mount::Mounted),
+            Ok(Err(_)) | Err(_) => mount_is(Mount::Stuck),
+        }
+    }
+
+    /// A filesystem that the kernel stopped writing to, after an error of its device, serves nobody
+    /// any more: only a fresh mount does.
+    pub(super) async fn mount_if_dead(&self) -> Changes {
+        let mount_point = self.config.volume.mount_point.clone();
+        let look = move || volume::mounted_at(&mount_point);
+        let dead = |options: &str| {
+            let mut options = options.split(',');
+            options.any(|option| matches!(option, "ro" | "emergency_ro" | "shutdown"))
+        };
+        match self.blocking("mount-table", Mono::MAX, look).await {
+            Ok(Ok(Some(entry))) if dead(&entry.super_options) => mount_is(Mount::Stuck),
+            Ok(_) | Err(_) => Changes::default(),
+        }
+    }
+
+    /// Takes the block device away: whatever waits for it in the kernel fails at once, and nothing
+    /// that is queued for it is written. Loses nothing that was ever flushed.
+    pub(super) async fn condemn_device(&self) {
+        if let Some(device) = self.device.lock().await.as_ref() {
+            device.condemn();
+        }
+    }
+
     async fn device_path(&self) -> Result<PathBuf, Done> {
         let device = self.device.lock().await;
-        let path = device.as_ref().map(|device| device.path().to_owned());
+        let alive = device.as_ref().filter(|device| device.is_alive());
+        let path = alive.map(|device| device.path().to_owned());
         path.ok_or_else(|| failed("there is no block device: its bridge is gone"))
     }
 
     /// Everything that must be true right before the first write: the node remembers that it owned,
-    /// and a fresh report confirms the permit. SAFETY.md I2
+    /// the volume can be read, and a fresh report confirms the permit. SAFETY.md I2
     async fn about_to_write(&self, permit: &WritePermit) -> Result<PathBuf, Done> {
         let path = self.device_path().await?;
-        self.marks.owned().map_err(failed)?;
+        self.mark_owner().map_err(failed)?;
         let report = tokio::time::timeout(self.timings.command, self.volume.report()).await;
         let report = report
             .map_err(|_| failed("the reservation report before the mount got no answer"))?
             .map_err(|error| failed(whole(error)))?;
         permit.confirm(&report).map_err(failed)?;
         Ok(path)
+    }
+
+    /// Notes on the node that this host is about to own the volume.
+    pub(super) fn mark_owner(&self) -> Result<(), String> {
+        self.marks.owned().map_err(|error| {
+            let directory = self.config.runtime_dir.display();
+            format!(
+                "note in {directory} that this host is about to own the volume: {error}; nothing \
+                 was touched"
+            )
+        })
     }
 
     async fn is_clean(&self, device: PathBuf, deadline: Mono) -> bool {
@@ -194,19 +260,6 @@ impl Tools {
             }
             Err(_) => false,
         }
-    }
-
-    fn still_mounted(&self, still: StillMounted) -> Done {
-        let cause = whole(&still);
-        *self.mounted.lock().unwrap_or_else(PoisonError::into_inner) = still.mounted;
-        (Outcome::Failed { cause }, mount_is(Mount::Mounted))
-    }
-
-    fn take_mounted(&self) -> Option<Mounted> {
-        self.mounted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
     }
 
     fn say_mount(&self, mount: Mount) {
@@ -227,7 +280,8 @@ impl Tools {
         }
     }
 
-    /// The same for a call that changes the mount: beyond the deadline the mount is stuck.
+    /// The same for a call that changes the mount: beyond the deadline the mount is stuck, and the
+    /// device is taken away so that the call ends.
     async fn blocking_on_mount<T: Send + 'static>(
         &self,
         what: &'static str,
@@ -237,8 +291,12 @@ impl Tools {
         match volume::within(clock::now().until(deadline), what, call).await {
             Ok(Bounded::Done(value)) => Ok(value),
             Ok(Bounded::Stuck(pending)) => {
-                tracing::error!(what, "a system call on the volume does not return");
+                tracing::error!(
+                    what,
+                    "a system call on the volume does not return: its device goes"
+                );
                 self.say_mount(Mount::Stuck);
+                self.condemn_device().await;
                 pending.await.map_err(|error| failed(whole(error)))
             }
             Err(error) => Err(failed(whole(error))),
@@ -314,16 +372,13 @@ fn populate(
 fn mount_ours(
     permit: &WritePermit,
     path: &Path,
+    filesystem: uuid::Uuid,
     config: &Config,
     instance: &Instance,
 ) -> Result<Mounted, (Option<Mounted>, String)> {
-    let superblock = Superblock::read(path).map_err(|error| (None, whole(error)))?;
-    superblock
-        .admit(&label(config))
-        .map_err(|refusal| (None, whole(refusal)))?;
     let mounted = volume::mount(permit, path, &config.volume.mount_point)
         .map_err(|error| (None, whole(error)))?;
-    match admit(&mounted, superblock.uuid, config, instance) {
+    match admit(&mounted, filesystem, config, instance) {
         Ok(()) => Ok(mounted),
         Err(cause) => match mounted.unmount() {
             Ok(()) => Err((None, cause)),
@@ -333,6 +388,38 @@ fn mount_ours(
             }
         },
     }
+}
+
+/// Puts into the slot what a mount left there.
+fn fill(
+    mut slot: OwnedMutexGuard<Option<Mounted>>,
+    ended: Result<Mounted, (Option<Mounted>, String)>,
+) -> Result<(), String> {
+    let (mounted, result) = match ended {
+        Ok(mounted) => (Some(mounted), Ok(())),
+        Err((mounted, cause)) => (mounted, Err(cause)),
+    };
+    *slot = mounted;
+    result
+}
+
+/// Puts back into the slot what an unmount left there.
+fn empty(
+    mut slot: OwnedMutexGuard<Option<Mounted>>,
+    ended: Result<(), Box<StillMounted>>,
+) -> Result<(), String> {
+    ended.map_err(|still| {
+        let cause = whole(&*still);
+        *slot = still.mounted;
+        cause
+    })
+}
+
+/// The superblock, if it is one that this cluster may mount.
+fn our_superblock(path: &Path, config: &Config) -> Result<Superblock, String> {
+    let superblock = Superblock::read(path).map_err(whole)?;
+    superblock.admit(&label(config)).map_err(whole)?;
+    Ok(superblock)
 }
 
 /// The data must be this cluster's, of this PostgreSQL's version, and complete.
