@@ -52,6 +52,11 @@ pub(super) enum Event {
         /// How the postmaster ended, for people.
         how: String,
     },
+    /// The PostgreSQL that was started as number `run` has not answered for long.
+    PostgresHangs {
+        /// Which start.
+        run: u64,
+    },
     /// The bridge of the device that was made as number `made` is gone.
     DeviceGone {
         /// Which making.

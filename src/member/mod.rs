@@ -14,6 +14,7 @@ mod executor;
 mod keeper;
 mod looks;
 mod marks;
+mod pulse;
 mod senses;
 mod setup;
 mod start;
@@ -24,7 +25,7 @@ use std::process::ExitCode;
 
 use fencing::Mono;
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::clock;
 use crate::config::Config;
@@ -175,6 +176,17 @@ impl Member {
             Event::PostgresGone { run, how } => {
                 warn!(how, "PostgreSQL ended");
                 self.gone_run = self.gone_run.max(run);
+            }
+            Event::PostgresHangs { run } => {
+                let current = run == self.executor.tools().database.run();
+                if current && self.senses.local().postgres == Postgres::Running {
+                    error!("PostgreSQL hangs: it is killed and started again");
+                    let postgres = Some(Postgres::Unknown);
+                    self.changed(Changes {
+                        postgres,
+                        ..Changes::default()
+                    });
+                }
             }
             Event::DeviceGone { made } => {
                 info!(made, "the bridge ended: its block device is gone");

@@ -28,6 +28,7 @@ const CREATE_OWNERSHIP: &str = "\
         member text NOT NULL, \
         first_write timestamptz NOT NULL DEFAULT clock_timestamp(), \
         last_start timestamptz NOT NULL DEFAULT clock_timestamp(), \
+        last_seen timestamptz NOT NULL DEFAULT clock_timestamp(), \
         starts bigint NOT NULL DEFAULT 1)";
 
 /// An open session. Dropping it disconnects.
@@ -79,6 +80,11 @@ fn server_words(error: &tokio_postgres::Error) -> String {
 }
 
 impl SessionError {
+    /// Whether PostgreSQL gave no answer at all in time.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Deadline { .. })
+    }
+
     /// Whether the session is of no more use.
     pub fn is_disconnected(&self) -> bool {
         matches!(self, Self::Postgres { source, .. } if source.is_closed() || source.as_db_error().is_none())
@@ -151,6 +157,20 @@ impl Session {
             }
             other => other,
         }
+    }
+
+    /// Commits a sign of life of this epoch: unlike a query, it shows that PostgreSQL can write.
+    pub async fn commit_sign_of_life(
+        &self,
+        epoch: Epoch,
+        deadline: Duration,
+    ) -> Result<(), SessionError> {
+        const WHAT: &str = "committing a sign of life";
+        let update = format!(
+            "UPDATE baton.ownership SET last_seen = clock_timestamp() WHERE epoch = {}",
+            epoch.number()
+        );
+        self.execute(WHAT, &update, deadline).await
     }
 
     /// CHECKPOINT, so that the stop to come has little left to write. At the deadline it goes on.

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fencing::{Mono, WritePermit};
+use fencing::{Epoch, Mono, WritePermit};
 use tokio::sync::{Mutex, mpsc, watch};
 
 use super::{Done, Tools, failed, whole};
 use crate::clock;
 use crate::decide::{Outcome, Postgres};
 use crate::member::event::{Changes, Event};
+use crate::member::pulse;
 use crate::postgres::{
     End, Instance, Launched, Postmaster, Request, Session, launch, verify_shut_down,
 };
@@ -104,9 +105,23 @@ impl Tools {
         match self.first_write(&permit, deadline).await {
             Ok(session) => {
                 *database.session.lock().await = Some(session);
+                self.feel_pulse(permit.epoch()).await;
                 (Outcome::Done, postgres_is(Postgres::Running))
             }
             Err(error) => failed(whole(error)),
+        }
+    }
+
+    async fn feel_pulse(&self, epoch: Epoch) {
+        let database = &self.database;
+        if let Some(postmaster) = database.postmaster.lock().await.as_ref() {
+            tokio::spawn(pulse::watch(
+                database.instance.clone(),
+                epoch,
+                database.run(),
+                postmaster.watch(),
+                self.events.clone(),
+            ));
         }
     }
 
