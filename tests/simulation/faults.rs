@@ -230,7 +230,7 @@ impl World {
                 self.nodes[node].lease_up = false;
                 self.after(millis * MS, Event::HealLease { node });
             }
-            Fault::TargetRestart { millis, power } => self.target_down(millis, power),
+            Fault::TargetRestart { millis, power } => return self.target_down(millis, power),
             Fault::PostgresFails { node, starts } => {
                 self.nodes[node].bad_starts = starts;
                 if let Pg::Running = self.nodes[node].pg {
@@ -275,9 +275,9 @@ impl World {
         }
     }
 
-    fn target_down(&mut self, millis: u64, power: bool) {
+    fn target_down(&mut self, millis: u64, power: bool) -> Result<(), String> {
         if !self.target.up {
-            return;
+            return Ok(());
         }
         // What this system promises without persistence has a limit: while nobody holds, a zombie's
         // queue can write. Such a restart is not simulated; SAFETY.md says so.
@@ -297,7 +297,7 @@ impl World {
             What::Reservation(_) | What::Unregister(_) => false,
         });
         if zombies || on_the_wire {
-            return;
+            return Ok(());
         }
         self.target.up = false;
         self.target.restart();
@@ -310,10 +310,24 @@ impl World {
                     self.lose_device(node);
                     self.nodes[node].pg = Pg::Stopped;
                     self.nodes[node].txn = None;
+                    self.fail_waiting_step(node)?;
                 }
             }
         }
         self.after(millis * MS, Event::TargetUp);
+        Ok(())
+    }
+
+    /// A step that waited for the device ends with it.
+    fn fail_waiting_step(&mut self, node: usize) -> Result<(), String> {
+        let run = self.nodes[node]
+            .step
+            .as_ref()
+            .filter(|run| run.io.is_some());
+        match run.map(|run| run.step.id) {
+            Some(id) => self.end_step(node, id, crate::steps::failed("the device is gone")),
+            None => self.decide(node),
+        }
     }
 
     pub fn target_up(&mut self) {

@@ -151,6 +151,10 @@ impl World {
     /// The operator looks after members that say they need one, and tells the truth.
     pub fn operator_looks(&mut self) {
         for index in 0..self.nodes.len() {
+            let paused = self.nodes[index].memory.paused;
+            if paused && self.nodes[index].requests.is_empty() {
+                self.ask(index, baton::decide::Ask::Resume);
+            }
             let absent = matches!(self.nodes[index].reason, Reason::ReservationAbsent { .. });
             let safe = (0..self.nodes.len()).all(|other| {
                 let device = &self.nodes[other].device;

@@ -4,13 +4,19 @@
 
 #![allow(clippy::expect_used, reason = "a test")]
 
+mod broken;
 mod faults;
 mod invariants;
+mod machine;
 mod member;
+mod parts;
 mod rng;
+mod senses;
+mod sequences;
 mod steps;
 mod store;
 mod target;
+mod wire;
 mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
