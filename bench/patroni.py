@@ -16,9 +16,12 @@ USER = "postgres"
 class Patroni:
     """One cluster in one directory; `with` starts it and leaves nothing behind."""
 
-    def __init__(self, directory, bin_dir):
+    name = "Patroni"
+
+    def __init__(self, directory, bin_dir, writer):
         self.directory = directory
         self.bin_dir = bin_dir
+        self.writer = writer  # Baton's program, for the writer that both are measured with
         self.members = {}  # name -> configuration file, ports, process
         self.etcd = None
 
@@ -119,6 +122,20 @@ class Patroni:
             return self.primary() and 200 in up
 
         wait_until(settled, 180, "a synchronous standby")
+
+    def run(self, kind, load, out):
+        """One fault under the writer; gives its report."""
+        os.makedirs(out)
+        fault = {"planned": self.planned, "crash": self.crash}[kind]()
+        command = [self.writer, "drill", "measure", "--ledger", f"{out}/ledger", "--fault", fault]
+        command += ["--connections", str(load.connections), "--before", str(load.seconds)]
+        for server in self.servers():
+            command += ["--server", server]
+        with open(f"{out}/log", "w") as log:
+            report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, stderr=log).stdout)
+        with open(f"{out}/report.json", "w") as file:
+            json.dump(report, file)
+        return report
 
     def servers(self):
         ports = (member["port"] for member in self.members.values())

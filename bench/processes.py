@@ -1,6 +1,7 @@
 """Processes that the benchmark starts: always in trees of its own, always ended by their ids."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -8,9 +9,16 @@ import time
 
 
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """Below Linux's range for outgoing connections, from which one may take the port of a server
+    that is down for a moment, or even connect to itself."""
+    while True:
+        port = random.randrange(15000, 30000)
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 def descendants(pid):
