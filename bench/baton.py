@@ -5,7 +5,6 @@ import os
 import subprocess
 import time
 
-
 from processes import descendants, resident_kib, wait_until
 
 # Seconds. A member that was killed as the active is a full standby only when the last commands of
@@ -13,6 +12,7 @@ from processes import descendants, resident_kib, wait_until
 # second crash before that would measure this wait. Patroni takes about as long until its standby
 # is synchronous again.
 DRAINED_AFTER = 45
+
 
 class Baton:
     """One lab in one directory; `with` starts it and leaves nothing behind."""
