@@ -334,3 +334,124 @@ fn mistakes_of_form_and_contradictions_are_named_together() {
     let found = problems(&text);
     assert_eq!(found.len(), 4, "{found:#?}");
 }
+
+/// The sections of the further fences, and timings with room for them.
+const FENCING: &str = r#"[timings]
+fence = "60s"
+
+[fencing.command]
+program = "/usr/local/sbin/power-off"
+arguments = ["--outlet", "7"]
+timeout = "10s"
+
+[fencing.watchdog]
+timeout = "10s"
+max_age = "2s"
+margin = "1s"
+
+[lease]"#;
+
+fn with_fencing() -> String {
+    GOOD.replace("[lease]", FENCING)
+}
+
+#[test]
+fn further_fences_load_and_survive_being_written_out() {
+    let config = Config::parse(Path::new("member.toml"), &with_fencing()).unwrap();
+    let watchdog = config.fencing.watchdog.as_ref().unwrap();
+    assert_eq!(watchdog.device, Path::new("/dev/watchdog"));
+    assert_eq!(config.fencing.further().0.len(), 2);
+    let written = config.to_toml().unwrap();
+    assert_eq!(
+        Config::parse(Path::new("written.toml"), &written).unwrap(),
+        config
+    );
+}
+
+/// What to change in the good fences, and words that the one problem must say.
+const BAD_FENCING: &[(&str, &str, &[&str])] = &[
+    (
+        "program = \"/usr/local/sbin/power-off\"\n",
+        "",
+        &["fencing.command.program: missing"],
+    ),
+    (
+        "\"/usr/local/sbin/power-off\"",
+        "\"power-off\"",
+        &["fencing.command.program:", "absolute"],
+    ),
+    (
+        "[\"--outlet\", \"7\"]",
+        "[\"--outlet\", 7]",
+        &["fencing.command.arguments:", "text in quotes"],
+    ),
+    (
+        "\"7\"]\ntimeout = \"10s\"",
+        "\"7\"]\ntimeout = \"0s\"",
+        &["fencing.command.timeout:", "more than zero"],
+    ),
+    (
+        "\"7\"]\ntimeout = \"10s\"",
+        "\"7\"]\ntimeout = 10",
+        &["fencing.command.timeout:", "string"],
+    ),
+    (
+        "\"7\"]\ntimeout = \"10s\"",
+        "\"7\"]\ntimeout = \"30s\"",
+        &["timings.fence:", "65s", "fencing.command"],
+    ),
+    (
+        "[fencing.watchdog]\ntimeout = \"10s\"",
+        "[fencing.watchdog]\ntimeout = \"1500ms\"",
+        &["fencing.watchdog.timeout:", "whole seconds"],
+    ),
+    (
+        "[fencing.watchdog]\ntimeout = \"10s\"",
+        "[fencing.watchdog]\ntimeout = \"13s\"",
+        &["timings.fence:", "64s"],
+    ),
+    (
+        "max_age = \"2s\"",
+        "max_age = \"10s\"",
+        &["fencing.watchdog.max_age", "less than the timeout"],
+    ),
+    (
+        "margin = \"1s\"",
+        "margin = \"100ms\"",
+        &["fencing.watchdog.margin", "at least"],
+    ),
+    (
+        "max_age = \"2s\"",
+        "max_aeg = 1\nmax_age = \"2s\"",
+        &["fencing.watchdog.max_aeg: unknown", "did you mean max_age"],
+    ),
+    (
+        "[fencing.watchdog]\ntimeout = \"10s\"\nmax_age = \"2s\"",
+        "[fencing.watchdog]\ntimeout = \"2s\"\nmax_age = \"1s\"",
+        &["fencing.watchdog.timeout:", "one slow report"],
+    ),
+    (
+        "fence = \"60s\"",
+        "fence = \"60s\"\nstorage_beats = false",
+        &["timings.storage_beats:", "look dead"],
+    ),
+    (
+        "[fencing.watchdog]",
+        "[fencing.watchdgo]",
+        &["fencing.watchdgo: unknown", "did you mean watchdog"],
+    ),
+];
+
+#[test]
+fn each_mistake_in_the_further_fences_is_named() {
+    for (from, to, words) in BAD_FENCING {
+        let good = with_fencing();
+        assert!(good.contains(from), "{from:?} is in the good configuration");
+        let found = problems(&good.replacen(from, to, 1));
+        let said = |problem: &String| words.iter().all(|word| problem.contains(word));
+        assert!(
+            found.len() == 1 && said(&found[0]),
+            "{from:?} -> {to:?}: expected {words:?} in {found:#?}"
+        );
+    }
+}

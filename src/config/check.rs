@@ -4,6 +4,7 @@ use std::path::Path;
 
 use nvme::identity::DISCOVERY_NQN;
 
+use super::fences;
 use super::read::Draft;
 use super::{Peer, Postgres, Problem, Transport, Volume};
 
@@ -42,6 +43,9 @@ pub(super) fn contradictions(draft: &Draft, problems: &mut Vec<Problem>) {
         paths(draft, known, &mut note);
     }
     sockets(draft, &mut note);
+    if let (Some(fencing), Some(timings)) = (&draft.fencing, &draft.timings) {
+        fences::contradictions(fencing, timings, &mut note);
+    }
     if let Some(peer) = &draft.peer {
         members(draft, peer, &mut note);
     }

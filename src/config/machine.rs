@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nix::unistd::{AccessFlags, User, access};
 
-use super::{Config, Problem};
+use super::{Config, FenceCommand, FenceWatchdog, Fencing, Problem};
 
 /// The shortest secret, in bytes: 128 bits, so that it cannot be guessed from recorded traffic.
 pub(crate) const SECRET_MIN_BYTES: usize = 16;
@@ -55,6 +55,7 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
             format!("cannot look up users: {}", error.desc()),
         ),
     }
+    fences(&config.fencing, &mut note);
     if let Err(text) = secret(&config.peer.secret_file) {
         note("peer.secret_file", text);
     }
@@ -63,6 +64,26 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
             "",
             "must run as root: mounting and reservations need it".to_owned(),
         );
+    }
+}
+
+/// Whether the further fences have what they need here.
+fn fences(fencing: &Fencing, note: &mut impl FnMut(&str, String)) {
+    if let Some(FenceCommand { program, .. }) = &fencing.command
+        && let Err(error) = access(program, AccessFlags::X_OK)
+    {
+        let text = format!("cannot run {} ({})", program.display(), error.desc());
+        note("fencing.command.program", text);
+    }
+    if let Some(FenceWatchdog { device, .. }) = &fencing.watchdog
+        && let Err(error) = access(device, AccessFlags::W_OK)
+    {
+        let text = format!(
+            "cannot write to {} ({}); load the hardware's driver, or softdog",
+            device.display(),
+            error.desc()
+        );
+        note("fencing.watchdog.device", text);
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod check;
 mod endpoint;
+mod fences;
 mod machine;
 mod read;
 mod reader;
@@ -20,6 +21,7 @@ use nvme::{HostId, HostIdentity, Nqn};
 use serde::Serialize;
 
 pub use endpoint::{Endpoint, InvalidEndpoint};
+pub use fences::{FenceCommand, FenceWatchdog, Fencing};
 pub(crate) use machine::SECRET_MIN_BYTES;
 pub use reader::Problem;
 
@@ -40,6 +42,8 @@ pub struct Config {
     pub runtime_dir: PathBuf,
     /// The shared volume.
     pub volume: Volume,
+    /// The fences beside the volume's reservation; none by default.
+    pub fencing: Fencing,
     /// The lease store.
     pub lease: Lease,
     /// The other members of this site.

@@ -13,9 +13,10 @@ use uuid::Uuid;
 
 use crate::decide::{InvalidTimings, TimingSettings, Timings, Violation};
 
+use super::fences;
 use super::reader::{Parsed, Problem, Section, Setting, Within};
 use super::{
-    Config, Control, Journal, Lease, Peer, PeerMember, Postgres, Store, Transport, Volume,
+    Config, Control, Fencing, Journal, Lease, Peer, PeerMember, Postgres, Store, Transport, Volume,
 };
 
 /// 16 MiB: with a line of some 2 kB for each change, weeks of an uneventful life.
@@ -30,6 +31,7 @@ pub(super) struct Draft {
     pub number: Option<MemberId>,
     pub runtime_dir: Option<PathBuf>,
     pub volume: Option<Volume>,
+    pub fencing: Option<Fencing>,
     pub lease: Option<Lease>,
     pub peer: Option<Peer>,
     pub postgres: Option<Postgres>,
@@ -48,6 +50,7 @@ impl Draft {
             number: self.number?,
             runtime_dir: self.runtime_dir?,
             volume: self.volume?,
+            fencing: self.fencing?,
             lease: self.lease?,
             peer: self.peer?,
             postgres: self.postgres?,
@@ -67,6 +70,7 @@ pub(super) fn draft(table: Table, problems: &mut Vec<Problem>) -> Draft {
     let number = top.required("number", "1");
     let runtime_dir = top.required::<Absolute>("runtime_dir", "\"/run/baton\"");
     let volume = top.section("volume", volume);
+    let fencing = top.section("fencing", fences::read);
     let lease = top.section("lease", lease);
     let peer = top.section("peer", peer);
     let postgres = top.section("postgres", postgres);
@@ -82,6 +86,7 @@ pub(super) fn draft(table: Table, problems: &mut Vec<Problem>) -> Draft {
         number,
         runtime_dir,
         volume,
+        fencing,
         lease,
         peer,
         postgres,
@@ -247,7 +252,7 @@ impl Setting for Name {
 }
 
 /// An absolute path without `..`.
-struct Absolute(PathBuf);
+pub(super) struct Absolute(pub PathBuf);
 
 impl Setting for Absolute {
     fn read(value: Value) -> Result<Self, String> {

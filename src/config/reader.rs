@@ -126,6 +126,20 @@ impl<'p> Section<'p> {
         self.child(path, table, read)
     }
 
+    /// The table `[name]`, which may be absent: `Some(None)`.
+    pub fn optional_section<T>(
+        &mut self,
+        name: &'static str,
+        read: impl FnOnce(&mut Section<'_>) -> Option<T>,
+    ) -> Option<Option<T>> {
+        if self.table.contains_key(name) {
+            self.section(name, read).map(Some)
+        } else {
+            self.known.insert(name.to_owned());
+            Some(None)
+        }
+    }
+
     /// The tables `[[name]]`, none when absent.
     pub fn sections<T>(
         &mut self,

@@ -328,7 +328,7 @@ impl fmt::Display for Violation {
 pub struct InvalidTimings(pub Vec<Violation>);
 
 /// Durations as text with one unit: `250ms`, `2s`, `1m`.
-mod text {
+pub(crate) mod text {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer, de::Error};

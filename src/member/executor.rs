@@ -56,8 +56,15 @@ impl Executor {
     pub async fn close(&self) {
         if let Some(device) = self.tools.device.lock().await.take() {
             let bound = self.tools.timings.kill;
-            // A bridge that does not end is killed with this process.
-            let _ended = tokio::time::timeout(bound, device.close()).await.is_ok();
+            // A bridge that does not end is killed with this process, and the node with an armed
+            // watchdog: what the bridge still has to send is unknown.
+            if tokio::time::timeout(bound, device.close()).await.is_err() {
+                return;
+            }
+        }
+        let remains = self.tools.remains.try_lock();
+        if remains.is_ok_and(|remains| remains.is_empty()) {
+            self.tools.self_fence.disarm();
         }
     }
 

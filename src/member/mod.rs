@@ -11,10 +11,12 @@ mod carrier;
 mod device;
 mod event;
 mod executor;
+mod further;
 mod keeper;
 mod looks;
 mod marks;
 mod pulse;
+mod self_fence;
 mod senses;
 mod setup;
 mod start;
@@ -31,7 +33,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::control::status::Facts;
 use crate::control::{Requests, Server, Status};
-use crate::decide::{self, Action, Device, Memory, Observation, Postgres, Reason, decide};
+use crate::decide::{self, Action, Device, Memory, Observation, Postgres, Reason, Role, decide};
 use crate::journal::Journal;
 use crate::peer::{PeerChannel, PeerEvent};
 use event::{Changes, Event};
@@ -99,6 +101,10 @@ impl Member {
             .record(&self.memory, &observation, now, &decision);
         self.tell(&decision.memory, &decision.reason);
         self.memory = decision.memory;
+        // Whoever is standby has proven that nothing of the volume is in use here (SAFETY.md I6).
+        if matches!(self.memory.role, Role::Standby) {
+            self.executor.tools().self_fence.disarm();
+        }
         self.publish(&observation, &decision.reason, now);
         for action in decision.actions {
             if matches!(action, Action::Exit) {
@@ -165,7 +171,13 @@ impl Member {
     /// Takes one event into the senses.
     fn take(&mut self, event: Event) {
         match event {
-            Event::Mailbox(look) => self.senses.mailbox(look),
+            Event::Mailbox(look) => {
+                if let Ok(mailbox) = &look.result {
+                    let self_fence = &self.executor.tools().self_fence;
+                    self_fence.confirm(mailbox, look.began, clock::now());
+                }
+                self.senses.mailbox(look);
+            }
             Event::Lease(look) => self.senses.lease(look),
             Event::Changed(changes) => self.changed(changes),
             Event::Ended(ended) => {

@@ -17,9 +17,11 @@ use super::Member;
 use super::carrier;
 use super::event::Event;
 use super::executor::Executor;
+use super::further::Further;
 use super::keeper::Keeper;
 use super::looks::Looks;
 use super::marks::Marks;
+use super::self_fence::SelfFence;
 use super::senses::Senses;
 use super::steps::{Database, Tools};
 use crate::clock;
@@ -146,6 +148,8 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
         cluster,
         volume,
         keeper: Mutex::new(keeper),
+        further: Further::new(&config),
+        self_fence: SelfFence::new(&config),
         lease,
         device: Mutex::new(None),
         remains: Mutex::new(Vec::new()),

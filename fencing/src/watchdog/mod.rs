@@ -124,6 +124,16 @@ impl WatchdogWait {
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
+
+    /// How old the confirmation of the hold may be when the active feeds.
+    pub fn max_age(&self) -> Duration {
+        self.max_age
+    }
+
+    /// For the reset itself and for clocks that differ.
+    pub fn margin(&self) -> Duration {
+        self.margin
+    }
 }
 
 impl TryFrom<UncheckedWait> for WatchdogWait {
@@ -264,7 +274,9 @@ impl Watchdog {
         }
     }
 
-    fn over(device: File, path: &Path, times: WatchdogWait) -> Self {
+    /// Over a device that is open and whose time-out is set already. [`Watchdog::arm`] is the way for
+    /// a real one; this is for whatever stands in for it in a test.
+    pub fn over(device: File, path: &Path, times: WatchdogWait) -> Self {
         Self {
             device,
             path: path.to_owned(),

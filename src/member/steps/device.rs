@@ -22,6 +22,8 @@ impl Tools {
             remains.pop();
         }
         drop(remains);
+        // Ordered only once no process and no mount is left: now nothing is queued either.
+        self.self_fence.disarm();
         let _closed = self.events.send(Event::Changed(Changes {
             device: Some(decide::Device::Absent),
             ..Changes::default()

@@ -14,7 +14,9 @@ use tokio::sync::{Mutex, mpsc};
 use super::carrier::Carrier;
 use super::device::{Device, Remains};
 use super::event::{Changes, Event};
+use super::further::{FenceOrder, Further};
 use super::keeper::{Keeper, KeyError};
+use super::self_fence::SelfFence;
 use crate::config::Config;
 use crate::decide::{Outcome, StopMode, Timings, Work};
 use crate::lease::LeaseStore;
@@ -30,6 +32,8 @@ pub(super) struct Tools {
     pub cluster: ClusterTag,
     pub volume: Arc<Carrier>,
     pub keeper: Mutex<Keeper>,
+    pub further: Further,
+    pub self_fence: SelfFence,
     pub lease: LeaseStore,
     pub device: Mutex<Option<Device>>,
     /// Former devices that are not proven gone.
@@ -66,8 +70,14 @@ impl Tools {
                 victim,
                 former_gone,
             } => {
-                self.fence(*epoch, *flags, *victim, *former_gone, deadline)
-                    .await
+                self.fence(FenceOrder {
+                    epoch: *epoch,
+                    flags: *flags,
+                    victim: *victim,
+                    former_gone: *former_gone,
+                    deadline,
+                })
+                .await
             }
             Work::AnnounceClean { epoch, flags } => self.announce_clean(*epoch, *flags).await,
             Work::RebuildDevice => self.rebuild_device().await,

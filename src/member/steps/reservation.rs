@@ -1,10 +1,11 @@
 //! Steps on the reservation and the lease.
 
-use fencing::{Epoch, FenceUnverified, KeyFlags, Mono};
+use fencing::{Epoch, KeyFlags, Mono};
 
 use super::{Done, Tools, done, failed, whole};
-use crate::decide::{LeaseRecord, LeaseVersion, Outcome, PermitFacts, Victim};
+use crate::decide::{LeaseRecord, LeaseVersion, Outcome, PermitFacts};
 use crate::member::event::{Changes, Event};
+use crate::member::further::{FenceOrder, NotFenced};
 
 impl Tools {
     pub(super) async fn register(&self, epoch: Epoch, flags: KeyFlags, deadline: Mono) -> Done {
@@ -39,24 +40,13 @@ impl Tools {
         (outcome, Changes::default())
     }
 
-    pub(super) async fn fence(
-        &self,
-        epoch: Epoch,
-        flags: KeyFlags,
-        victim: Victim,
-        former_gone: Option<Mono>,
-        deadline: Mono,
-    ) -> Done {
+    pub(super) async fn fence(&self, order: FenceOrder) -> Done {
         // Before any command: a node on which the mark cannot be made must not fence anybody.
         if let Err(cause) = self.mark_owner() {
             return failed(cause);
         }
-        let mut keeper = self.keeper.lock().await;
-        let fenced = keeper
-            .fence(epoch, flags, victim, former_gone, deadline)
-            .await;
-        drop(keeper);
-        match fenced {
+        let volume = &*self.volume;
+        match self.further.fence(&self.keeper, volume, &order).await {
             Ok(permit) => {
                 let facts = PermitFacts {
                     epoch: permit.epoch(),
@@ -69,10 +59,10 @@ impl Tools {
                 };
                 self.looked((Outcome::Fenced(facts), changes)).await
             }
-            Err(unverified) => {
-                tracing::warn!(%unverified, "not fenced");
-                self.looked((lost_or_failed(&unverified), Changes::default()))
-                    .await
+            Err(not_fenced) => {
+                let outcome = lost_or_failed(not_fenced);
+                tracing::warn!(?outcome, "not fenced");
+                self.looked((outcome, Changes::default())).await
             }
         }
     }
@@ -83,7 +73,10 @@ impl Tools {
             ..flags
         };
         match self.keeper.lock().await.say(epoch, flags).await {
-            Ok(()) => self.looked(done()).await,
+            Ok(()) => {
+                self.self_fence.disarm();
+                self.looked(done()).await
+            }
             Err(error) if error.outcome_unknown() => (Outcome::Overdue, Changes::default()),
             Err(error) => failed(whole(error)),
         }
@@ -99,12 +92,12 @@ impl Tools {
 }
 
 /// A race that another won is an outcome of its own; everything else is "not fenced".
-fn lost_or_failed(unverified: &FenceUnverified) -> Outcome {
-    if unverified.is_lost_race() {
+fn lost_or_failed(not_fenced: NotFenced) -> Outcome {
+    if not_fenced.is_lost_race() {
         Outcome::FenceLost
     } else {
         Outcome::Failed {
-            cause: unverified.to_string(),
+            cause: whole(not_fenced),
         }
     }
 }

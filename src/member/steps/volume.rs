@@ -224,10 +224,15 @@ impl Tools {
     }
 
     /// Everything that must be true right before the first write: the node remembers that it owned,
-    /// the volume can be read, and a fresh report confirms the permit. SAFETY.md I2
+    /// its watchdog is armed where one is configured, the volume can be read, and a fresh report
+    /// confirms the permit. SAFETY.md I2
     async fn about_to_write(&self, permit: &WritePermit) -> Result<PathBuf, Done> {
         let path = self.device_path().await?;
         self.mark_owner().map_err(failed)?;
+        // Before the report: what confirms the permit is younger than the arming. SAFETY.md I14
+        self.self_fence
+            .arm(permit.epoch())
+            .map_err(|error| failed(whole(error)))?;
         let report = tokio::time::timeout(self.timings.command, self.volume.report()).await;
         let report = report
             .map_err(|_| failed("the reservation report before the mount got no answer"))?
