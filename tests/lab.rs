@@ -1,0 +1,172 @@
+//! The lab as a program: it comes up, says so, and ends without leaving anything, also after its
+//! supervisor was killed. Needs root, as the lab itself.
+#![forbid(unsafe_code)]
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use baton::clock;
+use baton::lab::layout::Lab;
+use baton::lab::process::{self, Process};
+use baton::lab::protocol::State;
+use nix::sys::signal::Signal;
+
+const SOON: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_lab_comes_up_serves_and_ends_without_a_trace() {
+    let lab = Running::up("whole");
+    let again = baton(&["lab", "up"], &lab.dir);
+    assert!(!again.status.success(), "a second lab in one directory");
+    assert!(
+        text(&again.stderr).contains("is up already"),
+        "{}",
+        text(&again.stderr)
+    );
+    let status = baton(&["lab", "status"], &lab.dir);
+    assert!(status.status.success(), "{}", text(&status.stdout));
+    assert!(
+        text(&status.stdout).contains("psql -h"),
+        "{}",
+        text(&status.stdout)
+    );
+
+    let state = lab.state();
+    lab.down();
+    let services = state.members.values().chain([&state.target]);
+    let mut processes: Vec<_> = services.filter_map(|service| service.process).collect();
+    processes.push(state.supervisor);
+    assert_eq!(processes.len(), 4);
+    assert!(!processes.iter().any(|process| process.lives()));
+    assert_eq!(process::left_of(&lab.dir), []);
+
+    // its data stays: the same database comes up again, with the next epoch
+    let up = baton(&["lab", "up"], &lab.dir);
+    assert!(
+        text(&up.stdout).contains("serves (epoch 2)"),
+        "{}{}",
+        text(&up.stdout),
+        text(&up.stderr)
+    );
+    lab.down();
+}
+
+#[test]
+fn a_lab_whose_supervisor_was_killed_ends_too() {
+    let lab = Running::up("killed");
+    let State {
+        supervisor,
+        target,
+        members,
+        ..
+    } = lab.state();
+    let roots = members
+        .values()
+        .chain([&target])
+        .filter_map(|service| service.process);
+    let all: Vec<Process> = roots.flat_map(Process::tree).collect();
+    assert!(all.len() > 10, "members, bridges, PostgreSQLs: {all:?}");
+    supervisor.signal(Signal::SIGKILL).unwrap();
+    // the kernel ends what the supervisor started; PostgreSQL ends with its namespace
+    let until = clock::now() + SOON;
+    while all.iter().any(|process| process.lives()) && clock::now() < until {
+        std::thread::yield_now();
+    }
+    let left: Vec<_> = all.into_iter().filter(|process| process.lives()).collect();
+    assert_eq!(left, [], "outlived the supervisor");
+    lab.down();
+}
+
+#[test]
+fn bad_usage_is_told_and_changes_nothing() {
+    let unknown = Command::new(PROGRAM)
+        .args(["drill", "run", "earthquake"])
+        .output()
+        .unwrap();
+    assert_eq!(unknown.status.code(), Some(2));
+    let told = text(&unknown.stderr);
+    assert!(
+        told.contains("earthquake") && told.contains("storage-cut"),
+        "{told}"
+    );
+
+    let dir = tempfile::tempdir().unwrap();
+    for command in ["down", "status"] {
+        let none = baton(&["lab", command], dir.path());
+        assert!(!none.status.success());
+        assert!(
+            text(&none.stderr).contains("there is no lab"),
+            "{}",
+            text(&none.stderr)
+        );
+    }
+    std::fs::write(dir.path().join("thesis.txt"), "mine").unwrap();
+    let foreign = baton(&["lab", "up"], dir.path());
+    assert!(
+        text(&foreign.stderr).contains("no lab: choose"),
+        "{}",
+        text(&foreign.stderr)
+    );
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_baton");
+
+/// Runs a command on the lab in `dir`.
+fn baton(command: &[&str], dir: &Path) -> Output {
+    Command::new(PROGRAM)
+        .args(command)
+        .arg("--dir")
+        .arg(dir)
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A lab of a test's own; dropping it ends it and removes its files.
+struct Running {
+    dir: PathBuf,
+    _root: tempfile::TempDir,
+}
+
+impl Running {
+    fn up(name: &str) -> Self {
+        let root = tempfile::Builder::new()
+            .prefix("baton-test-")
+            .tempdir_in("/var/tmp")
+            .unwrap();
+        let dir = root.path().join(name);
+        // PostgreSQL's user must get through
+        std::fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();
+        let lab = Self { dir, _root: root };
+        let up = baton(&["lab", "up"], &lab.dir);
+        let (told, log) = (text(&up.stdout), text(&up.stderr));
+        assert!(
+            up.status.success() && told.contains("serves (epoch 1)"),
+            "{told}{log}"
+        );
+        lab
+    }
+
+    fn state(&self) -> State {
+        let lab = Lab::open(&self.dir).unwrap();
+        serde_json::from_slice(&std::fs::read(lab.processes()).unwrap()).unwrap()
+    }
+
+    fn down(&self) {
+        let down = baton(&["lab", "down"], &self.dir);
+        assert!(down.status.success(), "{}", text(&down.stderr));
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(baton(&["lab", "down"], &self.dir));
+    }
+}
