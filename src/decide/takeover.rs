@@ -240,6 +240,10 @@ impl Turn<'_> {
             None if self.seen.local.mount != Mount::Unmounted => {
                 self.give_up(takeover.epoch, Reason::MountLost)
             }
+            // The executor found it void, or lost it: prove the hold again, from the beginning.
+            None if !self.has_permit(takeover.epoch) => {
+                self.give_up(takeover.epoch, Reason::FenceUnverified)
+            }
             None => {
                 self.taint();
                 self.begin(Work::Mount {
@@ -276,6 +280,13 @@ impl Turn<'_> {
             }
             Some(_) => self.failed_here(&takeover),
         }
+    }
+
+    fn has_permit(&self, epoch: Epoch) -> bool {
+        self.seen
+            .local
+            .permit
+            .is_some_and(|permit| permit.epoch == epoch)
     }
 
     /// From here on this device's queues may have writes: it must not acquire a second time.

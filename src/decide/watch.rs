@@ -238,7 +238,8 @@ impl Turn<'_> {
         best
     }
 
-    /// Whether an owner that was taken for silent has given a sign after all.
+    /// Whether an owner that was taken for silent has given a sign after all, or may have given one
+    /// while this member did not look.
     pub(super) fn spoke_again(&self, victim: &Victim, last: Mono) -> bool {
         let Victim::Holder {
             host,
@@ -249,7 +250,7 @@ impl Turn<'_> {
         else {
             return false;
         };
-        self.last_sign_of(*host, *member) > last.max(self.memory.awake_since)
+        self.last_sign_of(*host, *member) > last
     }
 
     /// Whether the key of this host has moved within the detection.

@@ -38,6 +38,7 @@ impl Node {
             lease_writing: false,
             step: None,
             permit: None,
+            pretended: None,
             device: DeviceState::default(),
             pg: Pg::Stopped,
             txn: None,
@@ -125,6 +126,7 @@ impl World {
         node.lease_writing = false;
         node.step = None;
         node.permit = None;
+        node.pretended = None;
         node.device = DeviceState::default();
         node.pg = Pg::Stopped;
         node.txn = None;
@@ -271,6 +273,7 @@ impl World {
             key: permit.key(),
             proven_at: permit.proven_at(),
         });
+        local.permit = local.permit.or(node.pretended);
         node.seen.running = node.step.as_ref().map(|run| RunningStep {
             id: run.step.id,
             since: run.since,

@@ -222,6 +222,8 @@ pub struct Node {
     pub lease_writing: bool,
     pub step: Option<StepRun>,
     pub permit: Option<WritePermit>,
+    /// Broken on purpose: a permit that nothing proved.
+    pub pretended: Option<baton::decide::PermitFacts>,
     pub device: DeviceState,
     pub pg: Pg,
     pub txn: Option<Txn>,

@@ -197,6 +197,7 @@ impl World {
                     key,
                     proven_at: now,
                 };
+                self.nodes[index].pretended = Some(facts);
                 self.end_step(index, id, Ended::Fenced(facts))
             }
             None => self.end_step(index, id, failed("no key")),
@@ -267,7 +268,10 @@ impl World {
             _ => false,
         };
         if !good {
-            self.nodes[index].permit = None;
+            // A report that shows another owner ends the permit; one that is lost does not.
+            if let Outcome::Report(_) = outcome {
+                self.nodes[index].permit = None;
+            }
             return self.end_step(index, id, failed("not confirmed"));
         }
         self.mount(index);
