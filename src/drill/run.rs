@@ -53,6 +53,12 @@ pub enum DrillError {
     /// The lab.
     #[error("find what the drill needs")]
     Layout(#[from] LayoutError),
+    /// The user wants no more of it.
+    #[error("{signal} ended the drill; every fault was undone")]
+    Interrupted {
+        /// By which signal.
+        signal: &'static str,
+    },
     /// The report could not be written.
     #[error("write the report to {}", dir.display())]
     Report {
@@ -91,7 +97,10 @@ pub async fn run(
     };
     std::fs::create_dir_all(&options.report).map_err(failed)?;
     let mut stage = Stage::new(lab);
-    let ran = drill(scenario, options, &mut stage, progress).await;
+    let ran = tokio::select! {
+        ran = drill(scenario, options, &mut stage, progress) => ran,
+        signal = interrupted() => Err(DrillError::Interrupted { signal }),
+    };
     // whatever happened: nothing stays frozen, cut off or held down
     let undone = stage.undo().await;
     let report = ran?;
@@ -123,6 +132,20 @@ async fn drill(
         stage.leave_stopped();
     }
     Ok(report(scenario, stage, course, verdict, checks, findings))
+}
+
+/// Waits for SIGINT or SIGTERM.
+async fn interrupted() -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    let wait = async |kind| match signal(kind) {
+        Ok(mut signals) => drop(signals.recv().await),
+        // the signal's default action stays in force
+        Err(_) => std::future::pending().await,
+    };
+    tokio::select! {
+        () = wait(SignalKind::interrupt()) => "SIGINT",
+        () = wait(SignalKind::terminate()) => "SIGTERM",
+    }
 }
 
 /// Restarts the target with a volatile cache, nobody being at work on it.

@@ -112,7 +112,7 @@ pub const SCENARIOS: [Scenario; 10] = [
     Scenario { name: "isolated", fault: Fault::Isolate, expect: moved(true, false, 20),
         what: "lease store and peers unreachable for the active, volume reachable",
         must: "clean handover through the volume's mailbox" },
-    Scenario { name: "lease-outage", fault: Fault::LoseLease, expect: stays(Owner::Same, 1),
+    Scenario { name: "lease-outage", fault: Fault::LoseLease, expect: stays(Owner::Same, 2),
         what: "lease store gone for all",
         must: "no interruption at all" },
     Scenario { name: "target-restart", fault: Fault::RestartTarget, expect: stays(Owner::Either, 60),
