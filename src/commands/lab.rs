@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::drill::stage::{Cast, Stage};
+use crate::drill::cast::Cast;
+use crate::drill::stage::Stage;
 use crate::lab::layout::{DEFAULT_SIZE, Lab};
 use crate::lab::protocol::{Request, ServiceState, ask_supervisor};
 use crate::lab::up::{Started, up};

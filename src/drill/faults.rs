@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::cast::Cast;
 use super::scenario::Fault;
-use super::stage::{Cast, Stage, StageError};
+use super::stage::Stage;
+use super::stage_error::StageError;
 use super::writer::{ON_THE_WAY, Writer};
 use crate::clock;
 

@@ -6,7 +6,9 @@
 //!                  └─ check, target's audit, members' journals ─► report
 //! ```
 
+pub mod cast;
 pub mod check;
+pub mod expect;
 pub mod faults;
 pub mod fuse;
 pub mod gap;
@@ -17,6 +19,7 @@ pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod stage;
+pub mod stage_error;
 pub mod target;
 pub mod timeline;
 pub mod verify;

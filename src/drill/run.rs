@@ -4,19 +4,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::cast::Cast;
 use super::check::{self, Checked};
+use super::expect::{Course, wrong_rows};
 use super::faults::Struck;
-use super::gap::{Gaps, gaps};
+use super::gap::gaps;
 use super::measure::millis;
 use super::progress::Progress;
-use super::report::{Check, Checks, Fence, Report};
+use super::report::{Check, Checks, Report};
 use super::scenario::{Fault, Owner, Scenario};
-use super::stage::{Cast, Stage, StageError};
-use super::target::{Audit, FenceRecord};
+use super::stage::Stage;
+use super::stage_error::StageError;
 use super::verify::{Verdict, verify};
-use super::writer::{self, ON_THE_WAY, Plan, Writer, WriterError, Written};
+use super::writer::{self, ON_THE_WAY, Plan, Writer, WriterError};
 use super::{timeline, verify};
-use crate::clock::{self, Mono};
+use crate::clock;
 use crate::lab::layout::{Lab, LayoutError, MEMBERS, postgres_bin};
 
 /// How long the lab may take until one member serves and the other is ready.
@@ -70,20 +72,6 @@ pub enum DrillError {
     },
 }
 
-/// What is known after the writers have stopped.
-struct Course {
-    before: Cast,
-    after: Option<Cast>,
-    fault: Mono,
-    written: Written,
-    gaps: Gaps,
-    /// The target's record from before the drill to its end.
-    audit: Audit,
-    /// How many of its fences are from before the drill.
-    old_fences: usize,
-    failures: Vec<String>,
-}
-
 /// Runs a drill on a running lab and writes its report.
 pub async fn run(
     scenario: &Scenario,
@@ -131,7 +119,7 @@ async fn drill(
     if !options.keep_running {
         stage.leave_stopped();
     }
-    Ok(report(scenario, stage, course, verdict, checks, findings))
+    Ok(report(scenario, stage, &course, verdict, checks, findings))
 }
 
 /// Waits for SIGINT or SIGTERM.
@@ -203,7 +191,7 @@ async fn course(
     let mut failures = Vec::new();
     let fault = clock::now();
     let injected = struck.strike(stage).await;
-    failures.extend(injected.as_ref().err().map(words));
+    failures.extend(injected.as_ref().err().map(StageError::words));
     let max_gap = scenario.expect.max_gap;
     if scenario.expect.owner == Owner::Moved && failures.is_empty() {
         failures.extend(
@@ -212,7 +200,7 @@ async fn course(
                 .await
                 .err()
                 .as_ref()
-                .map(words),
+                .map(StageError::words),
         );
     }
     if !writer.all_write(clock::now() + ON_THE_WAY, max_gap).await {
@@ -222,11 +210,11 @@ async fn course(
     }
     progress.step("all write again; waiting for the other side to come back");
     if let Err(error) = struck.end(stage).await {
-        failures.push(words(&error));
+        failures.push(error.words());
         stage.undo().await?;
     }
     let after = stage.steady(STEADY_WITHIN).await;
-    failures.extend(after.as_ref().err().map(words));
+    failures.extend(after.as_ref().err().map(StageError::words));
     progress.watch(&writer, options.seconds).await;
     let written = writer.finish().await?;
     let audit = stage.audit().await?;
@@ -251,17 +239,6 @@ fn remove_if_there(path: &Path) -> Result<(), DrillError> {
         }),
         Ok(()) | Err(_) => Ok(()),
     }
-}
-
-/// An error with its causes, in words.
-fn words(error: &StageError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// `pg_amcheck` on the running database; then both members stopped, and the volume checked at rest.
@@ -297,7 +274,7 @@ async fn checks(
             )
         }
         Err(error) => {
-            let why = format!("the members could not be stopped: {}", words(&error));
+            let why = format!("the members could not be stopped: {}", error.words());
             (check::not_run(why.clone()), check::not_run(why))
         }
     };
@@ -318,17 +295,25 @@ async fn checks(
 fn report(
     scenario: &Scenario,
     stage: &Stage,
-    course: Course,
+    course: &Course,
     verdict: Result<Verdict, String>,
     checks: Checks,
     findings: Vec<String>,
 ) -> Report {
-    let done = timeline::between(&stage.lab, course.fault, course.written.ended);
-    let mut failures = course.failures.clone();
-    failures.extend(expectations(scenario, stage, &course));
+    let Course {
+        before,
+        after,
+        fault,
+        written,
+        gaps,
+        ..
+    } = course;
+    let done = timeline::between(&stage.lab, *fault, written.ended);
+    let former = stage.lab.member(&before.active).record().host_id;
+    let mut failures = course.failures(scenario, &former.to_string());
     let writes = match verdict {
         Ok(verdict) => {
-            failures.extend(verdict_failures(&verdict));
+            failures.extend(wrong_rows(&verdict));
             verdict.writes
         }
         Err(why) => {
@@ -337,155 +322,23 @@ fn report(
         }
     };
     failures.extend(findings);
-    let fence = fence(&course, &done);
+    let fence = course.fence(&done);
     if fence.as_ref().is_some_and(|fence| !fence.verified) {
         failures.push("the fence is not verified".to_owned());
     }
     let planned = matches!(scenario.fault, Fault::Switchover | Fault::Terminate);
-    let detection = timeline::detection_ms(&done, course.fault).filter(|_| !planned);
-    let epoch_before = course.before.epoch;
+    let detection = timeline::detection_ms(&done, *fault).filter(|_| !planned);
     Report {
         scenario: scenario.name.to_owned(),
         passed: failures.is_empty(),
         failures,
-        epoch_before,
-        epoch_after: course
-            .after
-            .as_ref()
-            .map_or(epoch_before, |cast| cast.epoch),
-        write_gap_ms: millis(course.gaps.longest.length()),
+        epoch_before: before.epoch,
+        epoch_after: after.as_ref().map_or(before.epoch, |cast| cast.epoch),
+        write_gap_ms: millis(gaps.longest.length()),
         detection_ms: detection,
-        phases: timeline::phases(&done, course.fault, course.gaps.longest.to),
+        phases: timeline::phases(&done, *fault, gaps.longest.to),
         writes,
         fence,
         checks,
     }
-}
-
-fn verdict_failures(verdict: &Verdict) -> Vec<String> {
-    let Verdict {
-        writes,
-        unknown_present: _,
-        unexpected,
-        examples,
-    } = verdict;
-    let counts = [
-        (writes.lost, "acknowledged rows are lost"),
-        (writes.duplicated, "rows are there more than once"),
-        (
-            *unexpected,
-            "rows are there that were never acknowledged nor in doubt",
-        ),
-    ];
-    let wrong = counts.into_iter().filter(|(count, _)| *count > 0);
-    wrong
-        .map(|(count, what)| format!("{count} {what}"))
-        .chain(examples.iter().cloned())
-        .collect()
-}
-
-/// The fences of this drill.
-fn fences(course: &Course) -> &[FenceRecord] {
-    course
-        .audit
-        .fences
-        .get(course.old_fences..)
-        .unwrap_or_default()
-}
-
-/// The drill's last fence. It counts as verified if the member's journal holds its proof, and the
-/// target's own record agrees.
-fn fence(course: &Course, done: &[timeline::Done]) -> Option<Fence> {
-    let last = fences(course).last()?;
-    let proof = done.iter().rfind(|(_, step)| step.name == "fence");
-    let proven = |(_, step): &timeline::Done| {
-        step.outcome
-            .as_ref()
-            .is_some_and(|outcome| outcome.starts_with("Fenced"))
-    };
-    Some(Fence {
-        kind: "reservation".to_owned(),
-        verified: course.audit.violations == 0 && proof.is_some_and(proven),
-        preempted_key: Some(format!("{:#018x}", last.victim_key)),
-        refused_writes: fences(course)
-            .iter()
-            .map(|fence| fence.refused_writes)
-            .sum(),
-    })
-}
-
-/// What the scenario promises, and what holds for all.
-fn expectations(scenario: &Scenario, stage: &Stage, course: &Course) -> Vec<String> {
-    let expect = &scenario.expect;
-    let Course {
-        before,
-        gaps,
-        audit,
-        ..
-    } = course;
-    let mut wrong = Vec::new();
-    let mut must = |holds: bool, text: String| {
-        if !holds {
-            wrong.push(text);
-        }
-    };
-    let gap = gaps.longest.length();
-    must(
-        gap <= expect.max_gap,
-        format!("no write for {gap:?}, more than {:?}", expect.max_gap),
-    );
-    let violations = audit.violations;
-    must(
-        violations == 0,
-        format!("the target applied {violations} writes of a fenced host"),
-    );
-    if let Some(after) = &course.after {
-        let (moved, same) = (after.active != before.active, after.epoch == before.epoch);
-        match expect.owner {
-            Owner::Moved => must(
-                moved && !same,
-                format!("{} still owns the volume", after.active),
-            ),
-            Owner::Same => must(
-                !moved && same,
-                format!(
-                    "{} owns the volume with epoch {}: nobody was to take over",
-                    after.active, after.epoch
-                ),
-            ),
-            Owner::Either => {}
-        }
-    }
-    let victim = stage
-        .lab
-        .member(&before.active)
-        .record()
-        .host_id
-        .to_string();
-    let of_victim: Vec<_> = fences(course)
-        .iter()
-        .filter(|fence| fence.victim == victim)
-        .collect();
-    must(
-        !expect.fenced || !of_victim.is_empty(),
-        "the target saw no fence of the former owner".to_owned(),
-    );
-    let refused: u64 = of_victim.iter().map(|fence| fence.refused_writes).sum();
-    must(
-        !expect.refused_writes || refused > 0,
-        "the target refused no write of the former owner".to_owned(),
-    );
-    if scenario.fault == Fault::LoseLease {
-        let unknown = course
-            .written
-            .entries
-            .iter()
-            .filter(|e| e.fate == super::ledger::Fate::Unknown);
-        let unknown = unknown.count();
-        must(
-            unknown == 0,
-            format!("{unknown} sessions broke: there was to be no interruption at all"),
-        );
-    }
-    wrong
 }

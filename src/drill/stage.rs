@@ -1,21 +1,20 @@
 //! A running lab as a drill handles it: who is active, the processes of a side, and every fault
 //! with its undoing.
 
-use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
+use super::cast::{self, Cast};
 use super::fuse::{self, Connection};
+use super::stage_error::StageError;
 use super::target::{Audit, Target};
 use crate::clock;
-use crate::control::{self, Client, ClientError, Reply, Status};
-use crate::decide::RoleName;
-use crate::lab::layout::{Lab, LayoutError, MEMBERS};
+use crate::control::{self, Client, Reply, Status};
+use crate::lab::layout::{Lab, MEMBERS};
 use crate::lab::process::{self, Process, signal_all};
-use crate::lab::protocol::{AskError, Request, State, ask_supervisor};
+use crate::lab::protocol::{Request, State, ask_supervisor};
 
 /// How long the supervisor may take for anything but stopping a member.
 const ASK_WITHIN: Duration = Duration::from_secs(30);
@@ -37,77 +36,6 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// How long signals may take to be carried out.
 const SIGNALS_WITHIN: Duration = Duration::from_secs(10);
-
-/// A drill could not be carried out: says nothing about the system that was to be drilled.
-#[derive(Debug, thiserror::Error)]
-pub enum StageError {
-    /// The supervisor or the target.
-    #[error("ask the lab")]
-    Ask(#[from] AskError),
-    /// A member's control socket.
-    #[error("ask member {member}")]
-    Member {
-        /// Which.
-        member: String,
-        /// Why not.
-        #[source]
-        source: ClientError,
-    },
-    /// A signal could not be sent.
-    #[error("send {signal} to the processes of member {member}")]
-    Signal {
-        /// Which signal.
-        signal: Signal,
-        /// Whose processes.
-        member: String,
-        /// Why not.
-        #[source]
-        source: Errno,
-    },
-    /// Something that must have happened by now has not.
-    #[error("{what} did not happen within {within:?}: {state}")]
-    Overdue {
-        /// What.
-        what: String,
-        /// How long was waited.
-        within: Duration,
-        /// How it is instead.
-        state: String,
-    },
-    /// A file of the lab.
-    #[error("change the lab's files")]
-    Layout(#[from] LayoutError),
-    /// A file.
-    #[error("{what} {}", path.display())]
-    Io {
-        /// What was attempted.
-        what: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// The member does not run.
-    #[error("member {member} has no {what}")]
-    Missing {
-        /// Which.
-        member: String,
-        /// What is missing.
-        what: &'static str,
-    },
-}
-
-/// Who plays what at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cast {
-    /// The member that serves.
-    pub active: String,
-    /// The member that is ready to take over.
-    pub standby: String,
-    /// The epoch of the active.
-    pub epoch: u32,
-}
 
 /// How a fault is undone.
 #[derive(Clone, Debug)]
@@ -224,13 +152,13 @@ impl Stage {
             for name in MEMBERS {
                 views.push((name, self.status(name).await));
             }
-            if let Some(cast) = cast(&views) {
+            if let Some(cast) = Cast::of(&views) {
                 return Ok(cast);
             }
             if clock::now() >= until {
                 let state: Vec<_> = views
                     .iter()
-                    .map(|(name, status)| describe(name, status))
+                    .map(|(name, status)| cast::describe(name, status))
                     .collect();
                 let what = "one member active and serving, the other standby and ready".to_owned();
                 return Err(StageError::Overdue {
@@ -538,34 +466,4 @@ fn rename(from: &std::path::Path, to: &std::path::Path) -> Result<(), StageError
         source,
     };
     std::fs::rename(from, to).map_err(failed)
-}
-
-type View<'a> = (&'a str, Result<Status, StageError>);
-
-/// The cast, if one member serves and the other is ready.
-fn cast(views: &[View<'_>]) -> Option<Cast> {
-    let own = |view: &View<'_>| view.1.as_ref().ok()?.members.first().cloned();
-    let active = views.iter().find(|view| {
-        let serves = view.1.as_ref().is_ok_and(|status| status.serving);
-        serves && own(view).is_some_and(|member| member.role == Some(RoleName::Active))
-    })?;
-    let standby = views.iter().find(|view| {
-        own(view).is_some_and(|member| member.role == Some(RoleName::Standby) && member.ready)
-    })?;
-    let epoch = own(active)?.epoch?;
-    Some(Cast {
-        active: active.0.to_owned(),
-        standby: standby.0.to_owned(),
-        epoch,
-    })
-}
-
-fn describe(name: &str, status: &Result<Status, StageError>) -> String {
-    match status {
-        Ok(status) => {
-            let role = status.members.first().and_then(|member| member.role);
-            format!("{name}: {role:?}, {}", status.reason)
-        }
-        Err(error) => format!("{name}: {error}"),
-    }
 }
