@@ -43,6 +43,14 @@ fn a_lab_comes_up_serves_and_ends_without_a_trace() {
     assert!(!processes.iter().any(|process| process.lives()));
     assert_eq!(process::left_of(&lab.dir), []);
 
+    let status = baton(&["lab", "status"], &lab.dir);
+    assert!(!status.status.success());
+    assert!(
+        text(&status.stderr).contains("is down"),
+        "{}",
+        text(&status.stderr)
+    );
+
     // its data stays: the same database comes up again, with the next epoch
     let up = baton(&["lab", "up"], &lab.dir);
     assert!(

@@ -9,7 +9,7 @@ use anyhow::Context;
 use crate::drill::cast::Cast;
 use crate::drill::stage::Stage;
 use crate::lab::layout::{DEFAULT_SIZE, Lab};
-use crate::lab::protocol::{Request, ServiceState, ask_supervisor};
+use crate::lab::protocol::{AskError, Request, ServiceState, ask_supervisor};
 use crate::lab::up::{Started, up};
 use crate::lab::{down, supervisor};
 
@@ -125,7 +125,14 @@ async fn end(args: &DirArgs) -> anyhow::Result<ExitCode> {
 
 async fn status(args: &DirArgs) -> anyhow::Result<ExitCode> {
     let lab = Lab::open(&args.dir)?;
-    let state = ask_supervisor(&lab.supervisor_socket(), &Request::Status, ASK_WITHIN).await?;
+    let socket = lab.supervisor_socket();
+    let state = match ask_supervisor(&socket, &Request::Status, ASK_WITHIN).await {
+        Err(AskError::Io { .. }) => {
+            let dir = lab.dir.display();
+            anyhow::bail!("the lab in {dir} is down: start it with `baton lab up --dir {dir}`");
+        }
+        answer => answer?,
+    };
     let stage = Stage::new(lab);
     let line = |name: &str, service: &ServiceState, says: &str| {
         let pid = service
