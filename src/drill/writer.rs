@@ -93,7 +93,6 @@ pub struct Writer {
 /// What is known while it runs, for progress. The ledger alone is the truth.
 #[derive(Debug, Default)]
 struct Counters {
-    acknowledged: AtomicU64,
     unknown: AtomicU64,
     /// When each connection last had a row acknowledged; 0 for never.
     last: Vec<AtomicU64>,
@@ -147,13 +146,10 @@ impl Writer {
         }
     }
 
-    /// Rows acknowledged, rows of unknown fate, so far.
+    /// Rows acknowledged and durable in the ledger, rows of unknown fate, so far.
     pub fn progress(&self) -> (u64, u64) {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        (
-            count(&self.counters.acknowledged),
-            count(&self.counters.unknown),
-        )
+        let unknown = self.counters.unknown.load(Ordering::Relaxed);
+        (self.ledger.durable(), unknown)
     }
 
     /// Waits until every connection has had a row acknowledged after `after`; false if that does
@@ -228,15 +224,15 @@ impl Line {
 
     async fn record(&self, number: u64, fate: Fate) -> Result<(), LedgerError> {
         let at = clock::now();
-        let counter = match fate {
+        match fate {
             Fate::Acknowledged => {
                 let last = &self.counters.last[usize::from(self.connection)];
                 last.store(at.as_millis(), Ordering::Relaxed);
-                &self.counters.acknowledged
             }
-            Fate::Unknown => &self.counters.unknown,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+            Fate::Unknown => {
+                self.counters.unknown.fetch_add(1, Ordering::Relaxed);
+            }
+        }
         let row = Row {
             connection: self.connection,
             number,
