@@ -36,6 +36,9 @@ pub struct Args {
     /// Keep unflushed writes in memory, and lose them on {"do":"power_loss"} or SIGKILL
     #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "64M")]
     volatile_cache: Option<Size>,
+    /// Serve namespaces without reservations, as many targets do (Baton refuses them)
+    #[arg(long)]
+    no_reservations: bool,
 }
 
 /// A namespace of the command line.
@@ -115,6 +118,7 @@ impl Args {
             block_size: arg.block_size,
             uuid: arg.uuid,
             volatile_cache: cache,
+            reservations: !self.no_reservations,
         };
         TargetConfig {
             listen: self.listen,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::controller::ASYNC_EVENTS_MAX;
-use super::io::{Context, SUPPORTED, check_room};
+use super::io::{Context, SUPPORTED, check_room, is_reservation};
 use super::subsystem::{IO_QUEUES_MAX, QUEUE_ENTRIES_MAX};
 use super::{Done, IN_CAPSULE_MAX, MAX_TRANSFER, MAX_TRANSFER_EXPONENT};
 use crate::Status;
@@ -170,7 +170,11 @@ fn identify_controller(context: &Context) -> IdentifyController {
         optional_commands: ONCS_COMPARE
             | ONCS_DATASET_MANAGEMENT
             | ONCS_WRITE_ZEROES
-            | ONCS_RESERVATIONS,
+            | if has_reservations(context) {
+                ONCS_RESERVATIONS
+            } else {
+                0
+            },
         // Present, with the configured cache and without: the file's page cache is volatile too.
         // Bits 2:1: Flush may address all namespaces.
         volatile_write_cache: 0b111,
@@ -184,6 +188,12 @@ fn identify_controller(context: &Context) -> IdentifyController {
     }
 }
 
+/// Whether any namespace has reservations.
+fn has_reservations(context: &Context) -> bool {
+    let mut namespaces = context.subsystem.namespaces.values();
+    namespaces.any(|namespace| namespace.has_reservations())
+}
+
 /// Twenty hexadecimal digits that stay the same for a subsystem.
 fn serial_of(nqn: &str) -> String {
     format!(
@@ -193,10 +203,10 @@ fn serial_of(nqn: &str) -> String {
 }
 
 fn identify_namespace(namespace: &super::namespace::Shared) -> IdentifyNamespace {
-    let persistence = if namespace.can_persist() {
-        RESCAP_PERSISTENCE
-    } else {
-        0
+    let reservations = match (namespace.has_reservations(), namespace.can_persist()) {
+        (true, true) => RESCAP_ALL_TYPES | RESCAP_IEKEY_1_3 | RESCAP_PERSISTENCE,
+        (true, false) => RESCAP_ALL_TYPES | RESCAP_IEKEY_1_3,
+        (false, _) => 0,
     };
     IdentifyNamespace {
         blocks: namespace.blocks(),
@@ -204,7 +214,7 @@ fn identify_namespace(namespace: &super::namespace::Shared) -> IdentifyNamespace
         features: 0,
         // May be attached to several controllers.
         multi_path: 1,
-        reservations: RESCAP_ALL_TYPES | RESCAP_IEKEY_1_3 | persistence,
+        reservations,
         // Deallocated blocks read as zeros; Write Zeroes may deallocate.
         deallocation: 1 | 1 << 3,
         nguid: namespace.nguid,
@@ -237,7 +247,7 @@ fn log_page(context: &Context, page: u8) -> Result<Vec<u8>, Status> {
         (false, log::SMART) => Ok(health()),
         (false, log::FIRMWARE_SLOT) => Ok(firmware()),
         (false, log::CHANGED_NAMESPACES) => Ok(vec![0; IDENTIFY_LEN]),
-        (false, log::EFFECTS) => Ok(effects()),
+        (false, log::EFFECTS) => Ok(effects(has_reservations(context))),
         (false, log::RESERVATION_NOTIFICATION) => {
             Ok(context.controller.next_notification().encode().to_vec())
         }
@@ -276,7 +286,7 @@ fn firmware() -> Vec<u8> {
 }
 
 /// Commands Supported and Effects: CSUPP, and LBCC where blocks change.
-fn effects() -> Vec<u8> {
+fn effects(reservations: bool) -> Vec<u8> {
     const IO_AT: usize = 1024;
     let mut page = vec![0; 4096];
     for command in [
@@ -291,6 +301,9 @@ fn effects() -> Vec<u8> {
         page[4 * usize::from(command)] = 1;
     }
     for (command, changes_blocks) in SUPPORTED {
+        if is_reservation(command) && !reservations {
+            continue;
+        }
         page[IO_AT + 4 * usize::from(command)] = 1 | u8::from(changes_blocks) << 1;
     }
     page

@@ -116,6 +116,16 @@ fn namespace<'a>(context: &'a Context, command: &Command) -> Result<&'a Arc<Shar
     found.ok_or(Status::INVALID_NAMESPACE.dnr())
 }
 
+/// The namespace of a reservation command.
+fn reservable<'a>(context: &'a Context, command: &Command) -> Result<&'a Arc<Shared>, Status> {
+    let found = namespace(context, command)?;
+    if found.has_reservations() {
+        Ok(found)
+    } else {
+        Err(Status::INVALID_OPCODE.dnr())
+    }
+}
+
 fn nvm(context: &Context, command: &Command, data: Bytes) -> Result<Option<Done>, Status> {
     let namespace = namespace(context, command)?;
     let work = parse(namespace, command, data)?;
@@ -280,7 +290,7 @@ type Change = Box<dyn FnOnce(&mut ReservationTable) -> Result<Effects, Status> +
 /// Starts a reservation command; the completion always comes later, and the change goes on even if
 /// the connection ends.
 fn reserve(context: &Context, command: &Command, data: &[u8]) -> Result<Option<Done>, Status> {
-    let namespace = Arc::clone(namespace(context, command)?);
+    let namespace = Arc::clone(reservable(context, command)?);
     let (kind, change) = parse_change(context.host(), command, data)?;
     let (host, id) = (context.host(), command.id);
     let subsystem = Arc::clone(&context.subsystem);
@@ -325,7 +335,7 @@ fn parse_change(
 }
 
 fn report(context: &Context, command: &Command) -> Result<Done, Status> {
-    let namespace = namespace(context, command)?;
+    let namespace = reservable(context, command)?;
     // Host identifiers have 128 bits here, which only the extended structure can show. Without DNR:
     // Linux tries again with the other structure.
     if command.cdw(11) & 1 == 0 {
@@ -354,3 +364,14 @@ pub const SUPPORTED: [(u8, bool); 10] = [
     (opcode::RESERVATION_ACQUIRE, false),
     (opcode::RESERVATION_RELEASE, false),
 ];
+
+/// Whether a namespace without reservations does not know this opcode.
+pub fn is_reservation(command: u8) -> bool {
+    matches!(
+        command,
+        opcode::RESERVATION_REGISTER
+            | opcode::RESERVATION_REPORT
+            | opcode::RESERVATION_ACQUIRE
+            | opcode::RESERVATION_RELEASE
+    )
+}

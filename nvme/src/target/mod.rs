@@ -104,10 +104,12 @@ pub struct NamespaceConfig {
     pub uuid: Option<Uuid>,
     /// Bytes of a volatile write cache; `None` for none.
     pub volatile_cache: Option<usize>,
+    /// Whether it has reservations. Without them, its RESCAP is 0 and their commands are unknown.
+    pub reservations: bool,
 }
 
 impl NamespaceConfig {
-    /// A namespace on this file with blocks of 512 bytes and no volatile cache.
+    /// A namespace on this file with blocks of 512 bytes, reservations and no volatile cache.
     pub fn new(path: impl Into<PathBuf>, size: Option<u64>) -> Self {
         Self {
             path: path.into(),
@@ -115,6 +117,7 @@ impl NamespaceConfig {
             block_size: 512,
             uuid: None,
             volatile_cache: None,
+            reservations: true,
         }
     }
 }
@@ -285,7 +288,10 @@ fn open_namespace(
         |what: &str| Uuid::from_u128(stable_hash(format!("{subsystem}/{nsid}/{what}").as_bytes()));
     let uuid = config.uuid.unwrap_or_else(|| derived("uuid"));
     let nguid = config.uuid.unwrap_or_else(|| derived("nguid"));
-    Ok(Shared::new(nsid, block_size, (uuid, nguid), storage, state))
+    // What an earlier life with reservations has kept does not count without them.
+    let kept = state.filter(|_| config.reservations);
+    let shared = Shared::new(nsid, block_size, (uuid, nguid), storage, kept);
+    Ok(shared.with_reservations(config.reservations))
 }
 
 /// FNV-1a with 128 bits: the same for the same bytes in every version of Baton.

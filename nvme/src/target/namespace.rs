@@ -48,6 +48,7 @@ pub struct Shared {
     /// One change of the reservation at a time, from its check to its durable state.
     changes: tokio::sync::Mutex<()>,
     persistence: Option<Arc<StateFile>>,
+    reservations: bool,
 }
 
 struct State {
@@ -97,7 +98,21 @@ impl Shared {
             drained: Notify::new(),
             changes: tokio::sync::Mutex::default(),
             persistence,
+            reservations: true,
         }
+    }
+
+    /// The same namespace, with or without reservations.
+    pub fn with_reservations(self, reservations: bool) -> Self {
+        Self {
+            reservations,
+            ..self
+        }
+    }
+
+    /// Whether it has reservations.
+    pub fn has_reservations(&self) -> bool {
+        self.reservations
     }
 
     /// Size in logical blocks.

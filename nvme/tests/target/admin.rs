@@ -9,12 +9,13 @@ use nvme::fabrics::{
     ConnectData, Fabrics, VS,
 };
 use nvme::identify::{
-    Descriptors, IdentifyController, IdentifyNamespace, RESCAP_PERSISTENCE, cns,
+    Descriptors, IdentifyController, IdentifyNamespace, ONCS_RESERVATIONS, RESCAP_PERSISTENCE, cns,
     decode_namespace_list,
 };
 use nvme::identity::DISCOVERY_NQN;
 use nvme::log_page::DiscoveryLog;
 use nvme::pdu::Digests;
+use nvme::reservation::Register;
 use nvme::target::default_subsystem;
 use nvme::{HostId, Status};
 use uuid::Uuid;
@@ -108,6 +109,28 @@ async fn a_host_finds_what_linux_requires() {
     assert_eq!(part[4], 3);
     let (completion, _) = a.ask(Command::get_log_page(0x55, 0, 0, 64)).await;
     assert_eq!(completion.status.code(), Status::INVALID_LOG_PAGE);
+}
+
+#[tokio::test]
+async fn a_target_without_reservations_says_so_everywhere() {
+    let lab = Lab::start_with(|config| config.namespaces[0].reservations = false).await;
+    let mut a = lab.host(1).await;
+    let (_, data) = a.ask(Command::identify(cns::CONTROLLER, 0)).await;
+    let controller = IdentifyController::decode(&data).unwrap();
+    assert_eq!(controller.optional_commands & ONCS_RESERVATIONS, 0);
+    let (_, data) = a.ask(Command::identify(cns::NAMESPACE, NSID)).await;
+    let namespace = IdentifyNamespace::decode(&data).unwrap();
+    assert_eq!(namespace.reservations, 0);
+    let (_, effects) = a.ask(Command::get_log_page(log::EFFECTS, 0, 0, 4096)).await;
+    for opcode in [0x0d, 0x0e, 0x11, 0x15] {
+        assert_eq!(effects[1024 + 4 * opcode], 0, "{opcode:#x}");
+    }
+    let refused = a.register(Register::Register { key: 7 }).await;
+    assert_eq!(refused.code(), Status::INVALID_OPCODE);
+    let report = Command::reservation_report(NSID, 4096);
+    let (completion, _) = a.io.execute(report, &[]).await.unwrap();
+    assert_eq!(completion.status.code(), Status::INVALID_OPCODE);
+    assert_eq!(a.write(0, &[1; 512]).await, Status::SUCCESS);
 }
 
 #[tokio::test]
