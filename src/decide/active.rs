@@ -78,8 +78,7 @@ impl Turn<'_> {
             // Nobody else can do better: go on trying, slowly.
             self.memory.restarts.push(self.now);
             self.begin(Work::StartPostgres { epoch: own.epoch });
-            self.back_off(5);
-            return Next::Wait(Reason::PostgresKeepsFailing);
+            return self.hold_up(Reason::PostgresKeepsFailing);
         }
         self.memory.restarts.push(self.now);
         self.begin(Work::StartPostgres { epoch: own.epoch });

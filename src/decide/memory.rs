@@ -46,6 +46,8 @@ pub struct Memory {
     pub failed: Option<Mono>,
     /// After a failure: nothing hazardous before this moment.
     pub not_before: Mono,
+    /// What an operator must know meanwhile; `None` after a failure that may pass by itself.
+    pub held_up: Option<Reason>,
     /// No automatic take-over, as the lease last said.
     pub paused: bool,
     /// The key that was beaten last.
@@ -334,6 +336,7 @@ impl Default for Memory {
             restarts: Vec::new(),
             failed: None,
             not_before: Mono::ZERO,
+            held_up: None,
             paused: false,
             beat: None,
             said: None,

@@ -134,6 +134,8 @@ pub enum Reason {
     VolumeForeign,
     /// The volume is blank although it should not be: an operator must look.
     VolumeBlank,
+    /// The filesystem or the database cannot be made: an operator must look.
+    CannotFormat,
 
     // Active
     /// Serving.
@@ -224,6 +226,7 @@ impl Reason {
                 | Self::EpochsExhausted
                 | Self::VolumeForeign
                 | Self::VolumeBlank
+                | Self::CannotFormat
                 | Self::PostgresKeepsFailing
         )
     }
@@ -327,17 +330,28 @@ impl fmt::Display for Reason {
             Self::WaitingForBootstrap { bootstrap } => {
                 write!(f, "waiting for member {bootstrap} to make the database")
             }
-            Self::ForeignHolder => {
-                f.write_str("the volume is reserved by another cluster or program")
-            }
+            Self::ForeignHolder => f.write_str(
+                "the volume is reserved by another cluster or program: attach the right one, or \
+                 stop that program and release its reservation",
+            ),
             Self::EpochsExhausted => f.write_str("no epoch is left: the cluster needs a new name"),
             Self::TakingOver { evidence, epoch } => {
                 write!(f, "taking over as epoch {epoch}: {evidence}")
             }
             Self::RaceLost => f.write_str("another member was faster"),
             Self::FenceUnverified => f.write_str("the fence is not proven"),
-            Self::VolumeForeign => f.write_str("the volume holds something that is not ours"),
-            Self::VolumeBlank => f.write_str("the volume is blank, and it should not be"),
+            Self::VolumeForeign => f.write_str(
+                "the volume holds something that is not ours: attach the right one; nothing of it \
+                 was changed",
+            ),
+            Self::VolumeBlank => f.write_str(
+                "the volume is blank, and nothing proves that there never was a database: attach \
+                 the right volume, or restore the lease; only where nothing is to be kept and \
+                 every member is stopped, remove the lease to begin anew",
+            ),
+            Self::CannotFormat => f.write_str(
+                "the database cannot be made on the blank volume: correct what the last step says",
+            ),
             Self::Serving => f.write_str("serving"),
             Self::PathLost { since } => write!(f, "no path to the volume since {since}"),
             Self::HoldLost { to } => match to {
@@ -350,9 +364,10 @@ impl fmt::Display for Reason {
             Self::RestartingPostgres { attempt } => {
                 write!(f, "starting PostgreSQL again, attempt {attempt}")
             }
-            Self::PostgresKeepsFailing => {
-                f.write_str("PostgreSQL does not stay up and no other member can do better")
-            }
+            Self::PostgresKeepsFailing => f.write_str(
+                "the volume or PostgreSQL cannot be brought into service, and no other member \
+                     can do better: correct what the last step says",
+            ),
             Self::HandingOver { cause, to } => {
                 write!(f, "handing over to {}: {cause}", Whom(*to))
             }

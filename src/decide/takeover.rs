@@ -77,8 +77,7 @@ impl Turn<'_> {
             }
             Some(Outcome::Volume(VolumeFacts::Foreign { what: _ })) => {
                 self.memory.role = Role::Standby;
-                self.back_off(5);
-                Next::Wait(Reason::VolumeForeign)
+                self.hold_up(Reason::VolumeForeign)
             }
             Some(_) => {
                 self.back_off(1);
@@ -198,12 +197,10 @@ impl Turn<'_> {
                 if self.may_format(&takeover) {
                     return self.enter_phase(takeover, TakeOverPhase::Formatting);
                 }
-                self.back_off(5);
-                Next::Wait(Reason::VolumeBlank)
+                self.hold_up(Reason::VolumeBlank)
             }
             Some(Outcome::Volume(VolumeFacts::Foreign { what: _ })) => {
-                self.back_off(5);
-                Next::Wait(Reason::VolumeForeign)
+                self.hold_up(Reason::VolumeForeign)
             }
             Some(_) => self.failed_here(&takeover),
         }
@@ -228,8 +225,16 @@ impl Turn<'_> {
             }
             Some(Outcome::Done) => self.enter_phase(takeover, TakeOverPhase::Mounting),
             Some(_) => {
+                self.memory.restarts.push(self.now);
+                self.memory.role = Role::TakingOver(TakeOver {
+                    phase: TakeOverPhase::Preparing,
+                    ..takeover
+                });
+                if self.memory.restarts.len() > self.timings().restart_budget as usize {
+                    return self.hold_up(Reason::CannotFormat);
+                }
                 self.back_off(1);
-                self.enter_phase(takeover, TakeOverPhase::Preparing)
+                Next::Again
             }
         }
     }
@@ -309,8 +314,7 @@ impl Turn<'_> {
         }
         let to = self.ready_unfailed_peer().filter(|_| !self.memory.paused);
         if to.is_none() {
-            self.back_off(5);
-            return Next::Wait(Reason::PostgresKeepsFailing);
+            return self.hold_up(Reason::PostgresKeepsFailing);
         }
         self.memory.failed = Some(self.now);
         self.hand_over_from_here(takeover, to, HandoverCause::TakeOverFailed)

@@ -92,6 +92,15 @@ impl<'a> Turn<'a> {
     /// Nothing hazardous for a while.
     pub fn back_off(&mut self, times: u32) {
         self.memory.not_before = self.now + self.timings().retry * times;
+        self.memory.held_up = None;
+    }
+
+    /// As [`Turn::back_off`], for a longer while, where only a person can help: the reason stands
+    /// until the next try.
+    pub fn hold_up(&mut self, why: Reason) -> Next {
+        self.back_off(5);
+        self.memory.held_up = Some(why.clone());
+        Next::Wait(why)
     }
 
     /// The wait after a failure, if it is not over.
@@ -99,7 +108,12 @@ impl<'a> Turn<'a> {
         let at = self.memory.not_before;
         (self.now < at).then(|| {
             self.wake_at(at);
-            Next::Wait(Reason::Retrying { at })
+            Next::Wait(
+                self.memory
+                    .held_up
+                    .clone()
+                    .unwrap_or(Reason::Retrying { at }),
+            )
         })
     }
 
