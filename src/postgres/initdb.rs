@@ -103,6 +103,16 @@ fn sync(root: &Path) -> io::Result<()> {
     Ok(nix::unistd::syncfs(File::open(root)?)?)
 }
 
+/// What `initdb` said, without the warnings: when it fails on a full or broken volume, there is one
+/// for each of the thousand files that it cannot remove.
+fn what_failed(said: &str) -> String {
+    let lines: Vec<_> = said
+        .lines()
+        .filter(|line| !line.to_lowercase().contains("warning:") && !line.trim().is_empty())
+        .collect();
+    lines.join("\n")
+}
+
 fn run(instance: &Instance, directory: &Path) -> Result<(), InitdbError> {
     let program = instance.programs.path("initdb");
     let output = Command::new(&program)
@@ -139,6 +149,6 @@ fn run(instance: &Instance, directory: &Path) -> Result<(), InitdbError> {
     }
     Err(InitdbError::Failed {
         status: output.status,
-        message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        message: what_failed(&String::from_utf8_lossy(&output.stderr)),
     })
 }
