@@ -5,10 +5,13 @@ use std::path::Path;
 
 use nix::unistd::{AccessFlags, User, access};
 
-use super::{Config, FenceCommand, FenceWatchdog, Fencing, Problem};
+use super::{Config, FenceCommand, FenceWatchdog, Fencing, Problem, Transport, Volume};
 
 /// The shortest secret, in bytes: 128 bits, so that it cannot be guessed from recorded traffic.
 pub(crate) const SECRET_MIN_BYTES: usize = 16;
+
+/// Where the kernel shows its devices.
+const SYSFS: &str = "/sys";
 
 /// The programs of PostgreSQL that a member runs.
 const PROGRAMS: [&str; 2] = ["postgres", "initdb"];
@@ -56,6 +59,9 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
         ),
     }
     fences(&config.fencing, &mut note);
+    if let Err(text) = transport(&config.volume) {
+        note("volume.transport", text);
+    }
     if let Err(text) = secret(&config.peer.secret_file) {
         note("peer.secret_file", text);
     }
@@ -84,6 +90,26 @@ fn fences(fencing: &Fencing, note: &mut impl FnMut(&str, String)) {
             error.desc()
         );
         note("fencing.watchdog.device", text);
+    }
+}
+
+/// Whether a member can use the volume this way. Never falls back to the other way: the kernel's
+/// devices have a host identity of their own.
+fn transport(volume: &Volume) -> Result<(), String> {
+    match volume.transport {
+        Transport::Tcp => Ok(()),
+        Transport::Kernel => {
+            let subsystem = &volume.subsystem;
+            let there = match nvme::kernel::sysfs::subsystems(Path::new(SYSFS)) {
+                Ok(found) => found.iter().any(|found| found.nqn == subsystem.as_str()),
+                Err(_) => false,
+            };
+            let there = if there { "has a" } else { "has no" };
+            Err(format!(
+                "this machine {there} kernel NVMe device of {subsystem}, and this version of \
+                 Baton does not run on kernel devices yet; write \"tcp\""
+            ))
+        }
     }
 }
 

@@ -38,7 +38,7 @@ pub enum ServerError {
         path: PathBuf,
     },
     /// The system refuses.
-    #[error("listen at the control socket {}", path.display())]
+    #[error("listen at the control socket {}: it must be a path that can be made (control.socket)", path.display())]
     Listen {
         /// The socket.
         path: PathBuf,

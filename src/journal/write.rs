@@ -22,7 +22,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Why the journal cannot be written.
 #[derive(Debug, thiserror::Error)]
-#[error("open the journal {}", path.display())]
+#[error("open the journal {}: it must be a file that can be written (journal.path)", path.display())]
 pub struct JournalError {
     /// The file.
     pub path: PathBuf,

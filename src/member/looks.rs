@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::carrier::Carrier;
 use super::event::{Event, Look};
+use super::steps::whole;
 use crate::clock;
 use crate::decide::Timings;
 use crate::lease::LeaseStore;
@@ -92,7 +93,7 @@ pub(super) async fn mailbox(
     let began = clock::now();
     let result = match tokio::time::timeout(bound, volume.report()).await {
         Ok(Ok(report)) => Ok(Mailbox::read(&report, cluster)),
-        Ok(Err(error)) => Err(error.to_string()),
+        Ok(Err(error)) => Err(whole(error)),
         Err(_elapsed) => Err(format!("no reservation report within {bound:?}")),
     };
     Look { result, began }
@@ -104,10 +105,7 @@ pub(super) async fn read_lease(
     bound: Duration,
 ) -> Look<Option<crate::decide::Lease>> {
     let began = clock::now();
-    let result = lease
-        .read(began + bound)
-        .await
-        .map_err(|error| error.to_string());
+    let result = lease.read(began + bound).await.map_err(whole);
     Look { result, began }
 }
 

@@ -1,5 +1,7 @@
 //! Brings a member up: everything that must be there before its first decision.
 
+use std::io::ErrorKind;
+use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,13 +10,13 @@ use std::time::Duration;
 
 use fencing::ClusterTag;
 use fencing::reservation::drain_wait;
-use nvme::Namespace;
 use nvme::initiator::Initiator;
+use nvme::{Namespace, Nqn};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, mpsc};
 
 use super::Member;
-use super::carrier;
+use super::carrier::{self, Carrier};
 use super::event::Event;
 use super::executor::Executor;
 use super::further::Further;
@@ -25,7 +27,7 @@ use super::self_fence::SelfFence;
 use super::senses::Senses;
 use super::steps::{Database, Tools};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Endpoint, Postgres, Volume};
 use crate::control::{Requests, Server};
 use crate::decide::{Incarnation, Memory, Timings};
 use crate::journal::Journal;
@@ -44,8 +46,21 @@ pub enum StartError {
     #[error("find PostgreSQL's user")]
     User(#[from] crate::postgres::OsUserError),
     /// The volume cannot be reached.
-    #[error("connect to the volume")]
-    Connect(#[from] nvme::initiator::ConnectError),
+    #[error(
+        "connect to namespace {namespace_id} of {subsystem} at {address}: start the target, or \
+         correct volume.address, volume.subsystem and volume.namespace_id"
+    )]
+    Connect {
+        /// Where.
+        address: Endpoint,
+        /// What serves it.
+        subsystem: Nqn,
+        /// Which.
+        namespace_id: u32,
+        /// Why not.
+        #[source]
+        source: nvme::initiator::ConnectError,
+    },
     /// The volume did not say what it is.
     #[error("identify the volume")]
     Identify(#[from] nvme::Error),
@@ -69,6 +84,25 @@ pub enum StartError {
         /// What the setting must be.
         needed: Duration,
     },
+    /// Its fences would be forgotten.
+    #[error(
+        "the volume's reservations do not survive a power loss of the target (RESCAP \
+         {rescap:#04x}): enable their persistence on the target, or allow volatile ones with \
+         volume.require_persistence = false"
+    )]
+    NotPersistent {
+        /// RESCAP.
+        rescap: u8,
+    },
+    /// PostgreSQL could not serve when this member takes over.
+    #[error(
+        "another program listens on port {port}, on which PostgreSQL shall serve: stop that one, \
+         or set another postgres.port"
+    )]
+    PostgresPort {
+        /// The port.
+        port: u16,
+    },
     /// The channel to the peers did not start.
     #[error("start the channel to the peers")]
     Peers(#[from] crate::peer::StartError),
@@ -89,6 +123,9 @@ pub enum StartError {
     },
 }
 
+/// RESCAP bit 0: reservations can persist through a power loss.
+const RESCAP_PERSISTENCE: u8 = 1 << 0;
+
 /// RESCAP bit 1: Write Exclusive reservations.
 const RESCAP_WRITE_EXCLUSIVE: u8 = 1 << 1;
 
@@ -106,14 +143,10 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
     let cluster = ClusterTag::of(&config.cluster);
     let host = config.volume.host_id;
     let instance = instance(&config)?;
-    let volume =
-        Arc::new(Initiator::connect(carrier::options(&config.volume, &core.timings)).await?);
+    refuse_taken_port(&config)?;
+    let volume = Arc::new(connect(&config.volume, &core.timings).await?);
     let identified = volume.identify().await?;
-    if identified.reservation_capabilities & RESCAP_WRITE_EXCLUSIVE == 0 {
-        return Err(StartError::NoReservations {
-            rescap: identified.reservation_capabilities,
-        });
-    }
+    refuse_unfenceable(&config.volume, identified.reservation_capabilities)?;
     let lease = LeaseStore::open(&config, incarnation).map_err(system("open the lease store"))?;
     let peers = PeerChannel::start(&config, incarnation).await?;
     let control = Server::start(&config, lease.clone()).await?;
@@ -193,6 +226,54 @@ fn check_fence_deadline(timings: &Timings, drain: Option<Duration>) -> Result<()
         drain,
         needed,
     })
+}
+
+async fn connect(volume: &Volume, timings: &Timings) -> Result<Carrier, StartError> {
+    Initiator::connect(carrier::options(volume, timings))
+        .await
+        .map_err(|source| StartError::Connect {
+            address: volume.address.clone(),
+            subsystem: volume.subsystem.clone(),
+            namespace_id: volume.namespace_id,
+            source,
+        })
+}
+
+/// What the volume lacks for a fence is known before anything is registered there.
+fn refuse_unfenceable(volume: &Volume, rescap: u8) -> Result<(), StartError> {
+    if rescap & RESCAP_WRITE_EXCLUSIVE == 0 {
+        return Err(StartError::NoReservations { rescap });
+    }
+    if volume.require_persistence && rescap & RESCAP_PERSISTENCE == 0 {
+        return Err(StartError::NotPersistent { rescap });
+    }
+    Ok(())
+}
+
+/// A standby whose PostgreSQL could not listen would be none. Nothing of this member listens yet: its
+/// earlier PostgreSQL had the node's lock. What cannot be listened at for another reason, such as an
+/// address that moves with the service, is left to PostgreSQL.
+fn refuse_taken_port(config: &Config) -> Result<(), StartError> {
+    let Postgres {
+        port,
+        listen_addresses,
+        ..
+    } = &config.postgres;
+    let taken = |host: &str| {
+        TcpListener::bind((host, *port)).is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
+    };
+    let any = listen_addresses
+        .split(',')
+        .map(|host| match host.trim() {
+            "*" => "0.0.0.0",
+            host => host,
+        })
+        .filter(|host| !host.is_empty())
+        .any(taken);
+    if any {
+        return Err(StartError::PostgresPort { port: *port });
+    }
+    Ok(())
 }
 
 /// Takes the mark of an earlier process away when its commands are provably over. Where nothing says

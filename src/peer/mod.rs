@@ -144,7 +144,10 @@ pub enum StartError {
         path: PathBuf,
     },
     /// The address is taken or not this machine's.
-    #[error("listen for peers at {address} (peer.listen)")]
+    #[error(
+        "listen for peers at {address}: set peer.listen to a free port of this node, or stop what \
+         listens there"
+    )]
     Listen {
         /// The address.
         address: Endpoint,

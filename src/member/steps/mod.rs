@@ -142,7 +142,7 @@ fn failed(cause: impl std::fmt::Display) -> Done {
 }
 
 /// An error with all its causes, for people.
-fn whole(error: impl std::error::Error) -> String {
+pub(super) fn whole(error: impl std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
