@@ -192,7 +192,7 @@ async fn what_is_not_done_exits_with_1_and_says_why() {
                     .send(Answer::Refused(Box::new(refused)))
                     .unwrap();
             },
-            "not possible",
+            "only by a ready standby",
         ),
     ];
     for (arguments, answer, words) in cases {
