@@ -100,8 +100,12 @@ pub enum Reason {
         /// How many there were.
         count: u32,
     },
-    /// The device still is the one this member owned the volume with.
-    NotReady,
+    /// Writes of this host's former device may still be on their way, and would become legal the
+    /// moment it holds: it must not fence anybody before they are over.
+    NotReady {
+        /// When they are.
+        until: Mono,
+    },
     /// The reservation is gone, and not every earlier owner is proven stopped: an operator must
     /// decide.
     ReservationAbsent {
@@ -321,7 +325,10 @@ impl fmt::Display for Reason {
             Self::TakeoversExhausted { count } => {
                 write!(f, "{count} take-overs in the window: an operator must look")
             }
-            Self::NotReady => f.write_str("the device is not made anew yet"),
+            Self::NotReady { until } => write!(
+                f,
+                "writes of this host's former device may still be on their way until {until}"
+            ),
             Self::ReservationAbsent { unproven } => write!(
                 f,
                 "nobody holds the reservation, and member {unproven} is not proven stopped: make \

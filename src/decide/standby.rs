@@ -128,6 +128,10 @@ impl Turn<'_> {
     }
 
     fn weigh_owner(&mut self, owner: &MemberEntry) -> Next {
+        if let Some(until) = self.former_writes_until() {
+            self.wake_at(until);
+            return Next::Wait(Reason::NotReady { until });
+        }
         let member = owner.key.member;
         let epoch = owner.key.epoch;
         let notice = self.clean_notice(member, epoch);

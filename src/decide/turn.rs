@@ -241,12 +241,24 @@ impl<'a> Turn<'a> {
         u32::try_from(self.memory.takeovers.len()).unwrap_or(u32::MAX)
     }
 
+    /// Until when a write of this host's former controllers may still arrive, if it may now.
+    ///
+    /// SAFETY: such a write is refused as long as another host holds, and legal from the moment this
+    /// host does. Waiting between the fence and the mount would be too late: it would have
+    /// overwritten what the owner in between has acknowledged.
+    pub fn former_writes_until(&self) -> Option<Mono> {
+        let timings = self.timings();
+        let until = self.memory.former_gone? + timings.keep_alive * 3 + timings.quiesce;
+        (self.now < until).then_some(until)
+    }
+
     /// Whether this standby could take over now.
     pub fn ready(&self) -> bool {
         matches!(self.memory.role, Role::Standby)
             && self.custody() == Custody::Nothing
             && self.memory.registered.is_some()
             && !self.seen.stopping
+            && self.former_writes_until().is_none()
             && self.recent_takeovers() < self.timings().max_takeovers
     }
 

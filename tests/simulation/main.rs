@@ -109,13 +109,14 @@ fn every_invariant_holds_for_every_seed() {
 }
 
 /// Seeds that failed once, with what they taught.
-const FAILED_ONCE: [u64; 6] = [
+const FAILED_ONCE: [u64; 7] = [
     185,   // PostgreSQL started again while its predecessor's last write was still in the device.
     759,   // The silence had not been read to its end: the owner had woken a moment before.
     3509,  // A mount that hung was begun a second time; a member with a stuck mount looked alive.
     35872, // A step that waited for a device that had gone.
     42215, // A mount without its permit was tried again and again.
     46363, // A standby was frozen after it had judged the owner silent, and fenced it when it woke.
+    65375, // A late write of a former owner became legal when its host fenced the owner after it.
 ];
 
 #[test]

@@ -325,6 +325,31 @@ fn a_foreign_holder_is_left_alone() {
 }
 
 #[test]
+fn a_former_owner_fences_nobody_before_its_own_writes_are_over() {
+    let mut scene = Scene::standby();
+    scene.memory.former_gone = Some(Mono::from_millis(scene.now));
+    let drained = scene.now + 25_000;
+    let at = Mono::from_millis(scene.now);
+    scene.seen.platform.insert(
+        member(1),
+        Seen::Known {
+            value: Life::Exited,
+            at,
+        },
+    );
+    scene.pass(24_000);
+    assert!(
+        matches!(scene.reason(), Reason::NotReady { .. }),
+        "{:?}",
+        scene.reason()
+    );
+    assert!(!scene.memory.said.as_ref().unwrap().heartbeat.ready);
+    scene.pass(2_000);
+    assert_eq!(scene.role(), RoleName::TakingOver);
+    assert!(scene.now >= drained);
+}
+
+#[test]
 fn a_standby_that_is_told_to_stop_unregisters() {
     let mut scene = Scene::standby();
     scene.seen.stopping = true;
