@@ -3,15 +3,8 @@
 import json
 import os
 import subprocess
-import time
 
 from processes import descendants, resident_kib, wait_until
-
-# Seconds. A member that was killed as the active is a full standby only when the last commands of
-# its former life are over for certain (3 x keep-alive time-out + quiesce time, and its return); a
-# second crash before that would measure this wait. Patroni takes about as long until its standby
-# is synchronous again.
-DRAINED_AFTER = 45
 
 
 class Baton:
@@ -22,7 +15,6 @@ class Baton:
     def __init__(self, directory, program):
         self.directory = directory
         self.program = os.path.abspath(program)
-        self.drained = 0
 
     def __enter__(self):
         try:
@@ -40,14 +32,12 @@ class Baton:
         return subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
 
     def settle(self):
-        """Waits until one member serves and the other is ready, and has nothing to wait for itself."""
-        time.sleep(max(0, self.drained - time.monotonic()))
+        """Waits until one member serves and the other is ready: after a crash, when the last commands
+        of its former life are over for certain."""
         wait_until(lambda: self.lab("status").returncode == 0, 90, "a ready standby")
 
     def run(self, kind, load, out):
         """One drill, with all its checks; gives its report."""
-        if kind == "crash":
-            self.drained = time.monotonic() + DRAINED_AFTER
         command = [self.program, "drill", "run", kind, "--lab", self.directory, "--report", out]
         command += ["--connections", str(load.connections), "--seconds", str(load.seconds)]
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
