@@ -8,8 +8,7 @@ use super::cast::Cast;
 use super::scenario::Fault;
 use super::stage::Stage;
 use super::stage_error::StageError;
-use super::writer::{ON_THE_WAY, Writer};
-use crate::clock;
+use super::writer::Writer;
 
 /// How long a member that was cut off, or a zombie that woke up, may take to stop its PostgreSQL:
 /// the path's time-out, the deadlines of a stuck step, and some.
@@ -97,18 +96,12 @@ impl Struck<'_> {
                     .await?;
             }
             Fault::RestartTarget => {
-                stage.steady(STEADY_WITHIN).await?;
+                let before = stage.steady(STEADY_WITHIN).await?;
                 let volatile = stage.lab.record.volatile_cache;
                 stage.restart_target(false, volatile).await?;
-                let after = clock::now() + ON_THE_WAY;
-                if !self.writer.all_write(after, self.within).await {
-                    return Err(StageError::Overdue {
-                        what: "writing on all connections after the loss of the reservations"
-                            .to_owned(),
-                        within: self.within,
-                        state: "some still wait".to_owned(),
-                    });
-                }
+                // Until the owner notices, it goes on writing: only a new epoch is the service's
+                // return.
+                stage.owned_anew(&before, STEADY_WITHIN).await?;
             }
         }
         stage.undo().await

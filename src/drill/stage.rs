@@ -184,6 +184,23 @@ impl Stage {
         .await
     }
 
+    /// Waits until any member serves with a greater epoch.
+    pub async fn owned_anew(&self, before: &Cast, within: Duration) -> Result<(), StageError> {
+        self.until("service with a new epoch", within, async || {
+            for name in MEMBERS {
+                let Ok(status) = self.status(name).await else {
+                    continue;
+                };
+                let epoch = status.members.first().and_then(|member| member.epoch);
+                if status.serving && epoch.is_some_and(|epoch| epoch > before.epoch) {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+        .await
+    }
+
     /// Waits for a condition on the lab's processes or the target.
     pub async fn until(
         &self,
