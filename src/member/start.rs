@@ -72,18 +72,21 @@ pub enum StartError {
         /// RESCAP.
         rescap: u8,
     },
-    /// A fence that must wait for a drain could never end.
+    /// The settings promise an earlier end of old commands than the controller does.
     #[error(
-        "timings.fence is {fence:?}, and old commands of this volume may live for {drain:?} (3 × keep-alive time-out + the controller's quiesce time): set timings.fence to at least {needed:?}"
+        "timings.quiesce is {quiesce:?}, and this volume's controller may need longer to end the commands of a lost host: set it to at least {needed:?}"
     )]
-    FenceTooShort {
+    QuiesceTooShort {
         /// The setting.
-        fence: Duration,
-        /// What the volume needs.
-        drain: Duration,
+        quiesce: Duration,
         /// What the setting must be.
         needed: Duration,
     },
+    /// Nothing says when the commands of a lost host are over.
+    #[error(
+        "the association has no keep-alive time-out: nothing says when the commands of a lost host are over; set timings.keep_alive"
+    )]
+    NoKeepAlive,
     /// Its fences would be forgotten.
     #[error(
         "the volume's reservations do not survive a power loss of the target (RESCAP \
@@ -165,7 +168,7 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
         events.clone(),
     );
     let drain_wait = drain_wait(&identified);
-    check_fence_deadline(&core.timings, drain_wait)?;
+    check_quiesce(&core.timings, drain_wait)?;
     let keeper = Keeper::new(
         volume.clone(),
         identified,
@@ -215,16 +218,17 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
     Ok(member.run(queue).await)
 }
 
-fn check_fence_deadline(timings: &Timings, drain: Option<Duration>) -> Result<(), StartError> {
-    let Some(drain) = drain else { return Ok(()) };
-    let needed = drain + 4 * timings.command;
-    if timings.fence >= needed {
+/// The wait for a former owner's commands is computed from the settings: it must not be shorter than
+/// what the controller itself says. That the fence's deadline holds it, the settings prove themselves.
+fn check_quiesce(timings: &Timings, drain: Option<Duration>) -> Result<(), StartError> {
+    let drain = drain.ok_or(StartError::NoKeepAlive)?;
+    let settings = 3 * timings.keep_alive + timings.quiesce;
+    if drain <= settings {
         return Ok(());
     }
-    Err(StartError::FenceTooShort {
-        fence: timings.fence,
-        drain,
-        needed,
+    Err(StartError::QuiesceTooShort {
+        quiesce: timings.quiesce,
+        needed: timings.quiesce + (drain - settings),
     })
 }
 
