@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
@@ -257,6 +257,15 @@ fn a_volume_too_small_for_a_database_is_said_to_be_so() {
     scene.wait_for_devices();
 }
 
+/// Unmounts at its end, so that the scene's directory can be removed.
+struct Unmount(PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _none = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
 /// The disk behind the target is full: its writes fail, and so does every step that needs them.
 #[test]
 fn a_target_without_room_fails_the_writes_and_the_member_says_so() {
@@ -269,6 +278,7 @@ fn a_target_without_room_fails_the_writes_and_the_member_says_so() {
     fs::create_dir(&disk).unwrap();
     let (tmpfs, size) = (Some("tmpfs"), Some("size=1m"));
     mount(tmpfs, &disk, tmpfs, MsFlags::empty(), size).unwrap();
+    let _disk = Unmount(disk.clone());
     let state = scene.state_option();
     let namespace = format!("{},size=256M", disk.join("volume").display());
     scene.serve_file(&namespace, &[&state]);

@@ -9,7 +9,6 @@
 use std::any::Any;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -350,6 +349,6 @@ pub fn add_peer(table: &mut Table, name: &str, number: u8, address: &str) {
 
 /// A port on which nothing listens.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    let [port] = baton::lab::ports::free().unwrap();
+    port
 }
