@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use fencing::{Epoch, KeyFlags, MemberId, Mono};
+use fencing::reservation::OwnHold;
+use fencing::{Epoch, Expectation, KeyFlags, MemberId, Mono};
 use nvme::HostId;
 use serde::{Deserialize, Serialize};
 
@@ -138,6 +139,42 @@ pub enum AbsenceEvidence {
     },
     /// An operator said so ([`super::Ask::OwnersStopped`]) after this host registered.
     OperatorsWord,
+}
+
+/// What the fence sequence is to find; the executor and the simulation hand it the same.
+impl From<Victim> for Expectation {
+    fn from(victim: Victim) -> Self {
+        match victim {
+            Victim::Holder {
+                host,
+                member,
+                epoch,
+                clean,
+            } => Self::Holder(fencing::Victim {
+                host,
+                member,
+                epoch,
+                clean,
+            }),
+            Victim::Own {
+                epoch: _,
+                clean: true,
+                quiet_since: _,
+            } => Self::Ourselves(OwnHold::Clean),
+            Victim::Own {
+                epoch: _,
+                clean: false,
+                quiet_since,
+            } => Self::Ourselves(OwnHold::QuietSince(quiet_since)),
+            Victim::Nobody(evidence) => Self::Nobody(match evidence {
+                AbsenceEvidence::FirstStart => fencing::AbsenceEvidence::NeverOwned,
+                AbsenceEvidence::EveryOwnerStopped { since } => {
+                    fencing::AbsenceEvidence::EveryOwnerStopped { since }
+                }
+                AbsenceEvidence::OperatorsWord => fencing::AbsenceEvidence::OperatorsWord,
+            }),
+        }
+    }
 }
 
 /// One step. Hazardous ones say so: `fence, format, mount, start, stop, unmount, kill`.

@@ -7,17 +7,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fencing::reservation::{OwnHold, drain_wait};
+use fencing::reservation::drain_wait;
 use fencing::{
-    Claim, ClusterTag, Epoch, Expectation, FenceSequence, FenceUnverified, KeyFlags, Limits,
-    Mailbox, MemberId, Mono, ReservationKey, StartRefused, StartSequence, WritePermit, drive,
+    Claim, ClusterTag, Epoch, FenceSequence, FenceUnverified, KeyFlags, Limits, Mailbox, MemberId,
+    Mono, ReservationKey, StartRefused, StartSequence, WritePermit, drive,
 };
 use nvme::reservation::{ChangePersistence, Register};
 use nvme::{HostId, Identified, Namespace};
 
 use super::carrier::Carrier;
 use crate::clock;
-use crate::decide::{self, AbsenceEvidence, Timings, Victim};
+use crate::decide::{self, Timings, Victim};
 
 /// Pause before a sequence tries again what failed twice.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -169,7 +169,7 @@ impl Keeper {
             former_controllers_gone: former_gone,
             ..self.claim(epoch, flags)
         };
-        let mut sequence = FenceSequence::new(claim, expectation(victim), self.limits(deadline));
+        let mut sequence = FenceSequence::new(claim, victim.into(), self.limits(deadline));
         self.key = None;
         let permit = drive(
             &mut sequence,
@@ -233,38 +233,4 @@ impl Keeper {
 /// an older epoch the place of a newer one.
 fn is_late(current: ReservationKey, epoch: Epoch, flags: KeyFlags) -> bool {
     epoch < current.epoch || (epoch == current.epoch && current.flags.clean && !flags.clean)
-}
-
-/// What the sequence is to find, from what the decision saw.
-fn expectation(victim: Victim) -> Expectation {
-    match victim {
-        Victim::Holder {
-            host,
-            member,
-            epoch,
-            clean,
-        } => Expectation::Holder(fencing::Victim {
-            host,
-            member,
-            epoch,
-            clean,
-        }),
-        Victim::Own {
-            epoch: _,
-            clean: true,
-            quiet_since: _,
-        } => Expectation::Ourselves(OwnHold::Clean),
-        Victim::Own {
-            epoch: _,
-            clean: false,
-            quiet_since,
-        } => Expectation::Ourselves(OwnHold::QuietSince(quiet_since)),
-        Victim::Nobody(evidence) => Expectation::Nobody(match evidence {
-            AbsenceEvidence::FirstStart => fencing::AbsenceEvidence::NeverOwned,
-            AbsenceEvidence::EveryOwnerStopped { since } => {
-                fencing::AbsenceEvidence::EveryOwnerStopped { since }
-            }
-            AbsenceEvidence::OperatorsWord => fencing::AbsenceEvidence::OperatorsWord,
-        }),
-    }
 }

@@ -1,8 +1,8 @@
 //! The real fence and start sequences, driven through the simulated wire.
 
-use baton::decide::{AbsenceEvidence, Outcome as Ended, PermitFacts, StepId, Victim, Work};
+use baton::decide::{Outcome as Ended, PermitFacts, StepId, Victim, Work};
 use fencing::{
-    Claim, Command, Epoch, Expectation, KeyFlags, Limits, Mono, Outcome, OwnHold, Sequence,
+    Claim, Command, Epoch, Expectation, KeyFlags, Limits, Mono, Outcome, Sequence,
     Step as SequenceStep,
 };
 use nvme::reservation::ChangePersistence;
@@ -42,37 +42,11 @@ impl World {
     }
 
     pub fn expectation(&self, victim: Victim) -> Expectation {
-        use fencing::AbsenceEvidence as Absence;
         match victim {
-            Victim::Holder {
-                host,
-                member,
-                epoch,
-                clean,
-            } => Expectation::Holder(fencing::Victim {
-                host,
-                member,
-                epoch,
-                clean,
-            }),
-            Victim::Own {
-                epoch: _,
-                clean: true,
-                quiet_since: _,
-            } => Expectation::Ourselves(OwnHold::Clean),
-            Victim::Own {
-                epoch: _,
-                clean: false,
-                quiet_since,
-            } => Expectation::Ourselves(OwnHold::QuietSince(quiet_since)),
-            Victim::Nobody(evidence) => Expectation::Nobody(match evidence {
-                AbsenceEvidence::FirstStart => Absence::NeverOwned,
-                _ if self.broken == Broken::AbsenceIsPermission => Absence::NeverOwned,
-                AbsenceEvidence::EveryOwnerStopped { since } => {
-                    Absence::EveryOwnerStopped { since }
-                }
-                AbsenceEvidence::OperatorsWord => Absence::OperatorsWord,
-            }),
+            Victim::Nobody(_) if self.broken == Broken::AbsenceIsPermission => {
+                Expectation::Nobody(fencing::AbsenceEvidence::NeverOwned)
+            }
+            Victim::Holder { .. } | Victim::Own { .. } | Victim::Nobody(_) => victim.into(),
         }
     }
 
