@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 /// Show a namespace as a block device (internal: started by a member)
 ///
-/// Prints {"device": "/dev/loopN"} when the device can be used. Ends, and takes the device away,
+/// Prints {"device": "/dev/loopN", "connection": N} when the device can be used. Ends, and takes the device away,
 /// when its standard input ends, on SIGTERM or SIGINT, and when its parent dies. What was not
 /// flushed until then is lost, as when a disk is pulled out.
 #[derive(clap::Args)]
@@ -128,7 +128,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    let line = serde_json::json!({ "device": bridge.device() });
+    let line = serde_json::json!({ "device": bridge.device(), "connection": bridge.connection() });
     let mut output = std::io::stdout();
     writeln!(output, "{line}").context("name the device on standard output")?;
     output

@@ -32,9 +32,12 @@ pub async fn e2fsck(image: &Path) -> Checked {
 
 /// `pg_checksums --check` on the cleanly stopped data directory, through a mount that nobody else
 /// sees: it ends with the command, its loop device too. `noload`: no journal is replayed, because
-/// the check must change nothing.
+/// the check must change nothing. The loop device is attached by itself, because `mount -o loop`
+/// looks at all others first, and hangs where one of them does.
 pub async fn checksums(image: &Path, mount_point: &Path, bin_dir: &Path) -> Checked {
-    let script = r#"mount -o loop,ro,noload "$1" "$2" && shift 2 && exec "$@""#;
+    let script = r#"device=$(losetup --read-only --find --show "$1") || exit
+        mount -t ext4 -o ro,noload "$device" "$2"; mounted=$?
+        losetup --detach "$device" && [ "$mounted" = 0 ] && shift 2 && exec "$@""#;
     let mut command = Command::new("unshare");
     command.args([
         "--mount",

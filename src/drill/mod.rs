@@ -10,7 +10,6 @@ pub mod cast;
 pub mod check;
 pub mod expect;
 pub mod faults;
-pub mod fuse;
 pub mod gap;
 pub mod ledger;
 pub mod measure;

@@ -7,11 +7,11 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::cast::{self, Cast};
-use super::fuse::{self, Connection};
 use super::stage_error::StageError;
 use super::target::{Audit, Target};
 use crate::clock;
 use crate::control::{self, Client, Reply, Status};
+use crate::lab::fuse::{self, Connection};
 use crate::lab::layout::{Lab, MEMBERS};
 use crate::lab::process::{self, Process, signal_all};
 use crate::lab::protocol::{Request, State, ask_supervisor};

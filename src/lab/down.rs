@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::fuse::Connection;
 use super::layout::Lab;
 use super::process::{self, Process, signal_all};
 use super::protocol::{AskError, Request, State, ask_supervisor};
@@ -70,6 +71,10 @@ pub async fn down(lab: &Lab) -> Result<(), DownError> {
     }
     kill(&recorded_processes(recorded.as_ref()))?;
     kill(&process::left_of(&lab.dir))?;
+    loops
+        .iter()
+        .filter(|l| l.is_attached())
+        .for_each(Loop::abort);
     nothing_left(&lab.dir, &loops).await?;
     for stale in [lab.processes(), lab.supervisor_socket()] {
         drop(std::fs::remove_file(stale));
@@ -129,22 +134,56 @@ async fn gone(process: Process) {
     }
 }
 
+/// A loop device that a bridge of the lab has open.
+struct Loop {
+    device: PathBuf,
+    sequence: Option<u64>,
+    connection: Option<u32>,
+}
+
 /// The loop devices that the lab's bridges have open. Their backing file says nothing: it lies in a
 /// mount that nobody can see any more.
-fn loop_devices(lab: &Lab) -> Vec<PathBuf> {
+fn loop_devices(lab: &Lab) -> Vec<Loop> {
     let open = |process: Process| {
+        let connection = Connection::of(process).ok().and_then(|c| c.number());
         let descriptors = std::fs::read_dir(format!("/proc/{}/fd", process.pid));
         let descriptors = descriptors.into_iter().flatten().flatten();
-        descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok())
+        let files = descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        let devices = files.filter(|file| file.to_string_lossy().starts_with("/dev/loop"));
+        devices.map(move |device| Loop {
+            sequence: nvme::block::disk_sequence(&device),
+            connection,
+            device,
+        })
     };
-    let files = process::left_of(&lab.dir).into_iter().flat_map(open);
-    files
-        .filter(|file| file.to_string_lossy().starts_with("/dev/loop"))
+    process::left_of(&lab.dir)
+        .into_iter()
+        .flat_map(open)
         .collect()
 }
 
+impl Loop {
+    /// Only a loop device that is attached has this directory.
+    fn is_attached(&self) -> bool {
+        let name = self.device.file_name().unwrap_or_default();
+        Path::new("/sys/block").join(name).join("loop").exists()
+            && nvme::block::disk_sequence(&self.device) == self.sequence
+    }
+
+    /// Fails what waits in it for a bridge that is dead, so that its users let go.
+    fn abort(&self) {
+        let (Some(sequence), Some(connection)) = (self.sequence, self.connection) else {
+            return;
+        };
+        if let Err(error) = nvme::bridge::abort(&self.device, sequence, connection) {
+            let device = self.device.display();
+            tracing::warn!(%device, %error, "requests that wait for a dead bridge could not be ended");
+        }
+    }
+}
+
 /// Waits until no process or mount of the lab is left, and its loop devices are free.
-async fn nothing_left(dir: &Path, loops: &[PathBuf]) -> Result<(), DownError> {
+async fn nothing_left(dir: &Path, loops: &[Loop]) -> Result<(), DownError> {
     let until = clock::now() + GONE_WITHIN;
     loop {
         let left = left(dir, loops)?;
@@ -161,7 +200,7 @@ async fn nothing_left(dir: &Path, loops: &[PathBuf]) -> Result<(), DownError> {
     }
 }
 
-fn left(dir: &Path, loops: &[PathBuf]) -> Result<Vec<String>, DownError> {
+fn left(dir: &Path, loops: &[Loop]) -> Result<Vec<String>, DownError> {
     let mut left = Vec::new();
     for process in process::left_of(dir) {
         left.push(format!(
@@ -182,16 +221,7 @@ fn left(dir: &Path, loops: &[PathBuf]) -> Result<Vec<String>, DownError> {
             .filter(|p| Path::new(p).starts_with(dir))
             .map(|p| format!("mount {p}")),
     );
-    // only a loop device that is attached has this directory
-    let attached = |device: &&PathBuf| {
-        let name = device.file_name().unwrap_or_default();
-        Path::new("/sys/block").join(name).join("loop").exists()
-    };
-    left.extend(
-        loops
-            .iter()
-            .filter(attached)
-            .map(|device| format!("loop device {}", device.display())),
-    );
+    let attached = loops.iter().filter(|l| l.is_attached());
+    left.extend(attached.map(|l| format!("loop device {}", l.device.display())));
     Ok(left)
 }

@@ -4,6 +4,7 @@
 pub mod configure;
 pub mod down;
 pub mod forwarder;
+pub mod fuse;
 pub mod layout;
 pub mod ports;
 pub mod process;

@@ -21,11 +21,19 @@ use crate::decide::Timings;
 /// The least deadline of one command of the bridge: a loaded volume may take seconds for a flush.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long the kernel may take to let go of a device whose requests have all failed.
+const FREED_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether it has: nothing tells.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// A device that is there, until it is destroyed or its bridge dies.
 pub(super) struct Device {
     path: PathBuf,
     /// Which medium the path names: another number later means that this device is gone.
     sequence: Option<u64>,
+    /// The bridge's FUSE connection.
+    connection: u32,
     directory: PathBuf,
     kill: Arc<Notify>,
     /// The bridge ends when this does.
@@ -58,6 +66,7 @@ pub(super) enum DeviceError {
 #[derive(Deserialize)]
 struct Announcement {
     device: PathBuf,
+    connection: u32,
 }
 
 impl Device {
@@ -77,7 +86,10 @@ impl Device {
         let mut child = command(volume, timings, &directory)
             .spawn()
             .map_err(system("start the bridge"))?;
-        let path = announced(&mut child).await?;
+        let Announcement {
+            device: path,
+            connection,
+        } = announced(&mut child).await?;
         let stdin = child.stdin.take().ok_or(DeviceError::Ended)?;
         let (ended, gone) = watch::channel(false);
         let kill = Arc::new(Notify::new());
@@ -96,6 +108,7 @@ impl Device {
         Ok(Self {
             sequence: nvme::block::disk_sequence(&path),
             path,
+            connection,
             directory,
             kill,
             stdin,
@@ -123,71 +136,112 @@ impl Device {
     /// that is done.
     pub fn destroy(self) -> Remains {
         self.condemn();
+        self.remains()
+    }
+
+    /// Ends the bridge at the end of the process. What was not flushed is lost: unmount first.
+    ///
+    /// # Errors
+    /// As [`Remains::prove_gone`].
+    pub async fn close(self) -> Result<(), DeviceError> {
+        // The bridge ends when its standard input does.
+        self.remains().prove_gone().await
+    }
+
+    fn remains(self) -> Remains {
+        drop(self.stdin);
         Remains {
             path: self.path,
             sequence: self.sequence,
+            connection: self.connection,
             directory: self.directory,
             gone: self.gone,
         }
     }
-
-    /// Ends the bridge at the end of the process. What was not flushed is lost: unmount first.
-    pub async fn close(self) {
-        let Self {
-            mut gone,
-            stdin,
-            directory,
-            ..
-        } = self;
-        drop(stdin);
-        let _ended = gone.wait_for(|gone| *gone).await.is_ok();
-        let _kept = std::fs::remove_dir(directory);
-    }
 }
 
-/// What a killed bridge may leave: a process on its way out, and a block device on which a file
-/// system is alive.
+/// What a bridge that was told to end may leave: a process on its way out, and a block device on
+/// which a file system is alive.
 pub(super) struct Remains {
     path: PathBuf,
     sequence: Option<u64>,
+    connection: u32,
     directory: PathBuf,
     gone: watch::Receiver<bool>,
 }
 
 impl Remains {
-    /// Waits until the bridge is reaped and proves that no superblock of its device is alive. A
-    /// device that went away with its bridge has none, and another one may have its name by now.
+    /// Waits until the bridge is reaped, ends whatever still waits for it, and proves that no
+    /// superblock of its device is alive. A device that went away with its bridge has none, and
+    /// another one may have its name by now.
     ///
     /// # Errors
     /// [`DeviceError::InUse`]: a mount of it is alive, or that cannot be found out.
     pub async fn prove_gone(&mut self) -> Result<(), DeviceError> {
         // The sender is gone only with the task that reaps, at the process's end.
         let _reaped = self.gone.wait_for(|gone| *gone).await.is_ok();
-        let replaced =
-            self.sequence.is_some() && nvme::block::disk_sequence(&self.path) != self.sequence;
-        if replaced || self.is_free() {
-            // An empty directory that stays is no harm.
-            let _kept = std::fs::remove_dir(&self.directory);
-            return Ok(());
+        if !self.is_gone().await {
+            self.abort().await;
+            let in_use = || DeviceError::InUse {
+                path: self.path.clone(),
+            };
+            let freed = tokio::time::timeout(FREED_WITHIN, async {
+                while !self.is_gone().await {
+                    tokio::time::sleep(LOOK).await;
+                }
+            });
+            freed.await.map_err(|_elapsed| in_use())?;
         }
-        Err(DeviceError::InUse {
-            path: self.path.clone(),
-        })
+        // An empty directory that stays is no harm.
+        let _kept = std::fs::remove_dir(&self.directory);
+        Ok(())
     }
 
-    fn is_free(&self) -> bool {
-        match nvme::block::usage(&self.path) {
-            Ok(Usage::Free) => true,
-            Ok(Usage::InUse) => false,
-            Err(BlockError::System { source, .. }) => {
-                matches!(
-                    source.raw_os_error(),
-                    Some(libc::ENXIO | libc::ENOENT | libc::ENODEV)
-                )
+    /// Fails the requests that wait for the dead bridge: a file system on its device may hang in
+    /// them, and with it whoever looks at all block devices.
+    async fn abort(&self) {
+        let Some(sequence) = self.sequence else {
+            return;
+        };
+        let (path, connection) = (self.path.clone(), self.connection);
+        let abort = move || nvme::bridge::abort(&path, sequence, connection);
+        match off_the_runtime(abort).await {
+            Ok(aborted) => {
+                tracing::info!(device = %self.path.display(), connection, aborted, "the bridge is dead and its device was in use");
             }
-            Err(_) => false,
+            Err(error) => {
+                tracing::warn!(device = %self.path.display(), connection, %error, "requests that wait for the dead bridge could not be ended");
+            }
         }
     }
+
+    async fn is_gone(&self) -> bool {
+        let (path, sequence) = (self.path.clone(), self.sequence);
+        off_the_runtime(move || is_gone(&path, sequence)).await
+    }
+}
+
+fn is_gone(path: &Path, sequence: Option<u64>) -> bool {
+    if sequence.is_some() && nvme::block::disk_sequence(path) != sequence {
+        return true;
+    }
+    match nvme::block::usage(path) {
+        Ok(Usage::Free) => true,
+        Ok(Usage::InUse) => false,
+        Err(BlockError::System { source, .. }) => {
+            matches!(
+                source.raw_os_error(),
+                Some(libc::ENXIO | libc::ENOENT | libc::ENODEV)
+            )
+        }
+        Err(_) => false,
+    }
+}
+
+/// Opening the device of a dead bridge may wait for what waits for that bridge.
+async fn off_the_runtime<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    let called = tokio::task::spawn_blocking(call).await;
+    called.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 fn command(volume: &Volume, timings: &Timings, directory: &Path) -> Command {
@@ -226,13 +280,11 @@ fn command_deadline(timings: &Timings) -> String {
     deadline.as_millis().to_string()
 }
 
-async fn announced(child: &mut Child) -> Result<PathBuf, DeviceError> {
+async fn announced(child: &mut Child) -> Result<Announcement, DeviceError> {
     let stdout = child.stdout.take().ok_or(DeviceError::Ended)?;
     let line = BufReader::new(stdout).lines().next_line().await;
     match line {
-        Ok(Some(said)) => serde_json::from_str(&said)
-            .map(|announcement: Announcement| announcement.device)
-            .map_err(|_| DeviceError::Unreadable { said }),
+        Ok(Some(said)) => serde_json::from_str(&said).map_err(|_| DeviceError::Unreadable { said }),
         Ok(None) | Err(_) => Err(DeviceError::Ended),
     }
 }

@@ -58,8 +58,10 @@ impl Executor {
             let bound = self.tools.timings.kill;
             // A bridge that does not end is killed with this process, and the node with an armed
             // watchdog: what the bridge still has to send is unknown.
-            if tokio::time::timeout(bound, device.close()).await.is_err() {
-                return;
+            match tokio::time::timeout(bound, device.close()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return tracing::warn!(%error, "the device is not proven gone"),
+                Err(_elapsed) => return,
             }
         }
         let remains = self.tools.remains.try_lock();

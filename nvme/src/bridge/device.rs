@@ -30,6 +30,7 @@ const FUSE_DESCRIPTOR_MIN: i32 = 512;
 /// would have to serve. The end of the process detaches everything at once.
 pub struct Bridge {
     device: ManuallyDrop<LoopDevice>,
+    connection: u32,
     _session: ManuallyDrop<BackgroundSession>,
     ended: oneshot::Receiver<()>,
 }
@@ -61,20 +62,21 @@ impl Bridge {
     ) -> Result<Self, BridgeError> {
         let block_size = volume.block_size();
         let (gone, ended) = oneshot::channel();
-        let connection = open_connection().map_err(|e| fuse("open /dev/fuse", e))?;
-        let superblock =
-            create_superblock(&connection).map_err(|e| fuse("make a superblock", e))?;
+        let opened = open_connection().map_err(|e| fuse("open /dev/fuse", e))?;
+        let superblock = create_superblock(&opened).map_err(|e| fuse("make a superblock", e))?;
         let mut config = Config::default();
         config.acl = SessionACL::All;
         let files = OneFile::new(volume, runtime, gone);
-        let session = Session::from_fd(files, connection, SessionACL::All, config)
+        let session = Session::from_fd(files, opened, SessionACL::All, config)
             .and_then(Session::spawn)
             .map_err(|e| fuse("shake hands with the kernel", e))?;
         let backing = open_file(&superblock).map_err(|e| fuse("open the file", e))?;
+        let connection = number(&backing).map_err(|e| fuse("find the connection's number", e))?;
         let device =
             LoopDevice::attach(backing.as_fd(), block_size, name).map_err(BridgeError::Loop)?;
         Ok(Self {
             device: ManuallyDrop::new(device),
+            connection,
             _session: ManuallyDrop::new(session),
             ended,
         })
@@ -83,6 +85,11 @@ impl Bridge {
     /// The device's path, `/dev/loopN`.
     pub fn device(&self) -> &Path {
         self.device.path()
+    }
+
+    /// The number of the FUSE connection, for [`super::abort`].
+    pub fn connection(&self) -> u32 {
+        self.connection
     }
 
     /// Waits until the kernel ended the FUSE connection: the device is dead from then on.
@@ -132,4 +139,10 @@ fn open_file(superblock: &OwnedFd) -> io::Result<OwnedFd> {
     )?;
     let flags = OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(&mount, FILE_NAME, flags, Mode::empty())?)
+}
+
+/// The kernel names a FUSE connection by the minor number of its file system's device
+/// (fs/fuse/control.c).
+fn number(file: &OwnedFd) -> io::Result<u32> {
+    Ok(rustix::fs::minor(rustix::fs::fstat(file)?.st_dev))
 }

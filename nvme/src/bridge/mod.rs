@@ -17,6 +17,7 @@
 //!
 //! The process that serves must not touch files on its own device: it would wait for itself.
 
+mod abort;
 mod device;
 mod filesystem;
 mod replay;
@@ -34,6 +35,7 @@ use std::time::Duration;
 use crate::block::BlockError;
 use crate::{Error, Namespace};
 
+pub use abort::abort;
 pub use device::Bridge;
 pub use unflushed::{Change, Unflushed};
 pub use volume::Volume;

@@ -63,7 +63,7 @@ fn bridge_process() {
         };
         let mut bridge = bridge.expect("attach");
         // Written past the test harness, which would capture it.
-        let line = format!("{}\n", bridge.device().display());
+        let line = format!("{} {}\n", bridge.device().display(), bridge.connection());
         nix::unistd::write(std::io::stdout(), line.as_bytes()).expect("tell the device");
         bridge.ended().await;
     });
@@ -153,6 +153,7 @@ impl Served {
 struct BridgeProcess {
     child: Child,
     device: PathBuf,
+    connection: u32,
 }
 
 impl BridgeProcess {
@@ -165,14 +166,16 @@ impl BridgeProcess {
             .spawn()
             .expect("start the bridge");
         let output = BufReader::new(child.stdout.take().expect("its output"));
-        let device = output
+        let said = output
             .lines()
             .map(|line| line.expect("read its output"))
             .find_map(|line| Some(line[line.find("/dev/loop")?..].to_owned()))
             .expect("the bridge names its device");
+        let (device, connection) = said.split_once(' ').expect("and its connection");
         Self {
             child,
             device: PathBuf::from(device),
+            connection: connection.parse().expect("a number"),
         }
     }
 
@@ -406,6 +409,38 @@ fn a_killed_bridge_that_is_the_last_user_of_dirty_pages_ends() {
     drop(device);
     bridge.kill();
     assert!(!bridge.is_attached());
+}
+
+/// What a bridge that hangs in the kernel, half dead, would leave waiting.
+#[test]
+fn an_aborted_connection_fails_what_waits_in_it_and_no_other() {
+    let (mut frozen, sound) = (
+        BridgeProcess::start("frozen"),
+        BridgeProcess::start("sound"),
+    );
+    let sequence =
+        |bridge: &BridgeProcess| block::disk_sequence(&bridge.device).expect("a sequence");
+    let device = OpenOptions::new()
+        .write(true)
+        .open(&frozen.device)
+        .expect("open");
+    device
+        .write_all_at(&pattern(MIB as usize, 5), 0)
+        .expect("make pages dirty");
+    let waiting = std::thread::spawn(move || device.sync_all());
+
+    let another = sequence(&sound);
+    let kept = super::abort(&frozen.device, another, frozen.connection).expect("look");
+    assert!(!kept, "a device of another sequence is not the bridge's");
+    let aborted = super::abort(&frozen.device, sequence(&frozen), frozen.connection);
+    assert!(aborted.expect("abort"));
+    let synced = waiting.join().expect("join");
+    synced.expect_err("an error and no hang");
+    frozen.kill();
+    assert!(!frozen.is_attached());
+    let gone = super::abort(&frozen.device, another, frozen.connection).expect("look");
+    assert!(!gone, "nothing is there any more");
+    format(&sound.device);
 }
 
 #[test]

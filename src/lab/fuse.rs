@@ -42,6 +42,11 @@ impl Connection {
         }
     }
 
+    /// Its number, where the kernel tells.
+    pub fn number(&self) -> Option<u32> {
+        self.number
+    }
+
     /// Whether at least one request waits. Reads the control filesystem through a mount of its own
     /// that ends with the command: few machines have it mounted, and nothing shall be left.
     pub fn waits(&self) -> io::Result<bool> {
