@@ -693,6 +693,30 @@ fn without_a_bound_only_a_completed_preempt_is_proof() {
 }
 
 #[test]
+fn nothing_is_sent_while_own_old_commands_may_become_legal() {
+    let first = |now: Mono, drain_wait| {
+        let mut claim = claim(2, 5);
+        claim.former_controllers_gone = Some(BEGIN);
+        let mut limits = limits(now);
+        limits.drain_wait = drain_wait;
+        let expected = Expectation::Holder(victim(1, 4));
+        FenceSequence::new(claim, expected, limits).next(now, None)
+    };
+    let wait = std::time::Duration::from_secs(25);
+    let until = BEGIN + wait;
+    match first(until - std::time::Duration::from_millis(1), Some(wait)) {
+        Step::Unproven(why) => assert_eq!(why, FenceUnverified::OwnCommandsOnTheirWay { until }),
+        step => panic!("{step:?}"),
+    }
+    match first(until, None) {
+        Step::Unproven(why) => assert_eq!(why, FenceUnverified::NoDrainBound),
+        step => panic!("{step:?}"),
+    }
+    let begun = first(until, Some(wait));
+    assert!(matches!(begun, Step::Send(Command::Report)), "{begun:?}");
+}
+
+#[test]
 fn a_permit_is_lost_with_the_hold_and_not_with_a_beat() {
     let expected = Expectation::Ourselves(OwnHold::QuietSince(Mono::ZERO));
     let (_, ended, _) = run(&expecting(expected, case("", vec![], "", |_| true)));

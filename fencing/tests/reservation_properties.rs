@@ -350,6 +350,7 @@ impl World {
     /// one may still be under way during the next.
     fn take_over(&mut self) -> Option<WritePermit> {
         let mut epoch = Epoch::new(4).unwrap();
+        let mut former_gone = None;
         for _ in 0..4 {
             if self.model.key_of(host(US)).is_none() {
                 let start = &mut StartSequence::new(claim(US, epoch.number()), limits(self.now));
@@ -362,11 +363,12 @@ impl World {
             epoch = mailbox.newest_epoch().max(epoch).next().unwrap();
             let mut claim = claim(US, epoch.number());
             if self.writes.iter().any(|(_, by, _)| *by == host(US)) {
-                claim.former_controllers_gone = Some(self.now);
+                claim.former_controllers_gone = Some(*former_gone.get_or_insert(self.now));
             }
             let mut sequence = FenceSequence::new(claim, expected, limits(self.now));
             match self.run(&mut sequence) {
                 Ok(permit) => return Some(permit),
+                Err(FenceUnverified::OwnCommandsOnTheirWay { until }) => self.advance(until),
                 Err(FenceUnverified::Ended) => panic!("ended before its end"),
                 Err(why) => assert!(!why.to_string().is_empty()),
             }

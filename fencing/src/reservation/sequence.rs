@@ -22,6 +22,9 @@
 //! under way, then ends in a conflict. So when a report that follows the replacement shows the victim
 //! as the holder, no command of ours can remove it but the next one.
 //!
+//! Commands of our own former controllers are another matter: they become legal the moment we hold. So
+//! nothing is sent before they are over.
+//!
 //! And the victim may itself have been in the middle of a take-over, with its own victim not drained.
 //! Our key says `draining` from before the first preempt until the proof; whoever preempts a holder
 //! whose key says so has to wait.
@@ -90,7 +93,8 @@ impl Sequence for FenceSequence {
             State::Ended => Err(FenceUnverified::Ended),
             State::Start => {
                 let checked = self.claim.check(&self.expectation);
-                checked.and_then(|()| self.report(now))
+                let over = checked.and_then(|()| self.own_past_is_over(now));
+                over.and_then(|()| self.report(now))
             }
             State::Paused(until) if now < until => Ok(Step::WaitUntil(until)),
             State::Paused(_) => self.report(now),
@@ -338,6 +342,26 @@ impl FenceSequence {
             (None, _) => Ok(Mono::ZERO),
             (Some(since), Some(wait)) => Ok(since + wait),
             (Some(_), None) => Err(FenceUnverified::NoDrainBound),
+        }
+    }
+
+    /// Refuses to become the holder while commands of our own former controllers may be on their way:
+    /// the hold would make them legal, and a wait after it would come too late. Who holds already has
+    /// nothing left to refuse, and waits with the proof.
+    fn own_past_is_over(&self, now: Mono) -> Result<(), FenceUnverified> {
+        let Some(since) = self.claim.former_controllers_gone else {
+            return Ok(());
+        };
+        if matches!(self.expectation, Expectation::Ourselves(_)) {
+            return Ok(());
+        }
+        let wait = self
+            .limits
+            .drain_wait
+            .ok_or(FenceUnverified::NoDrainBound)?;
+        match since + wait {
+            until if now < until => Err(FenceUnverified::OwnCommandsOnTheirWay { until }),
+            _ => Ok(()),
         }
     }
 

@@ -4,7 +4,7 @@ use nvme::{HostId, ReservationType, Status};
 use serde::{Deserialize, Serialize};
 
 use super::{Expectation, Victim};
-use crate::{Epoch, Holder, MemberEntry, MemberId, Outcome, PermitLost, ReservationKey};
+use crate::{Epoch, Holder, MemberEntry, MemberId, Mono, Outcome, PermitLost, ReservationKey};
 
 /// Why a fence is not proven. Whatever it is: nothing may be mounted.
 ///
@@ -104,6 +104,16 @@ pub enum FenceUnverified {
     /// The last report does not show what it must.
     #[error("the fence's last report proves nothing")]
     NotHeld(#[from] PermitLost),
+    /// Commands of this host's former controllers may still reach the volume, and would be legal once
+    /// this host holds.
+    #[error(
+        "writes of this host's own former connections may still be on their way until {until}, and \
+         would become legal with its hold: take over then, or let another member do it"
+    )]
+    OwnCommandsOnTheirWay {
+        /// When they are over for certain.
+        until: Mono,
+    },
     /// A wait is needed, and nothing bounds how long an old command may live.
     #[error(
         "old commands may still reach the volume, and without a keep-alive time-out nothing says \
@@ -141,6 +151,7 @@ impl FenceUnverified {
             | Self::UnexpectedType { .. }
             | Self::ReservationAbsent { .. }
             | Self::OwnedBefore { .. }
+            | Self::OwnCommandsOnTheirWay { .. }
             | Self::NoDrainBound
             | Self::OutOfTime { .. }
             | Self::Ended => false,
