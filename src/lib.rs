@@ -11,6 +11,7 @@ pub mod journal;
 pub mod lab;
 pub mod lease;
 pub mod member;
+pub mod mount_namespace;
 pub mod node_lock;
 pub mod peer;
 pub mod postgres;

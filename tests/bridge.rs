@@ -116,6 +116,59 @@ fn every_end_takes_the_device_away() {
     assert_eq!(namespace[8192..8192 + 4096], [7; 4096]);
 }
 
+/// Whether a thread of this process has ended, or waits for the frozen bridge while it does.
+fn is_over_or_unmounting(thread: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
+    stat.map_or(true, |stat| {
+        let state = stat.rsplit(") ").next().expect("fields after the name");
+        state.starts_with('D')
+    })
+}
+
+/// Its member and PostgreSQL die with it, so that nobody else is left where the volume is mounted.
+#[test]
+fn a_bridge_that_dies_last_is_not_kept_by_the_mount_of_its_device() {
+    let directory = tempfile::tempdir().expect("make a directory");
+    let (_target, address) = target(directory.path());
+    let (told, tell) = std::sync::mpsc::channel();
+    let place = directory.path().to_owned();
+    std::fs::create_dir(place.join("mount")).expect("make the mount point");
+    let member = std::thread::spawn(move || {
+        baton::mount_namespace::enter_own().expect("a mount namespace");
+        let mut bridge = bridge(&place, &address);
+        let device = PathBuf::from(bridge.says("device").expect("it names its device"));
+        let made = Command::new("mkfs.ext4").arg("-q").arg(&device).status();
+        assert!(made.expect("run mkfs.ext4").success());
+        let none = None::<&str>;
+        let mounted = nix::mount::mount(
+            Some(&device),
+            &place.join("mount"),
+            Some("ext4"),
+            nix::mount::MsFlags::empty(),
+            none,
+        );
+        mounted.expect("mount");
+        std::fs::write(place.join("mount/dirty"), [7; 1 << 20]).expect("write");
+        let pid = Pid::from_raw(i32::try_from(bridge.0.id()).expect("a process number"));
+        kill(pid, Signal::SIGSTOP).expect("freeze the bridge");
+        let thread = nix::unistd::gettid();
+        told.send((bridge, pid, device, thread)).expect("tell");
+        // The mount namespace ends with this thread, unless the bridge is in it.
+    });
+    let (mut bridge, pid, device, thread) = tell.recv().expect("a bridge");
+    while !is_over_or_unmounting(thread) {
+        std::thread::yield_now();
+    }
+    kill(pid, Signal::SIGKILL).expect("kill the bridge");
+    bridge.0.wait().expect("reap the bridge");
+    member.join().expect("the member's end");
+    let until = baton::clock::now() + std::time::Duration::from_secs(10);
+    while is_attached(&device) {
+        assert!(baton::clock::now() < until, "its device is kept");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn what_cannot_be_served_is_said() {
     let directory = tempfile::tempdir().expect("make a directory");
@@ -129,7 +182,8 @@ fn what_cannot_be_served_is_said() {
     assert!(errors.contains("another bridge has it"), "{errors}");
     let elsewhere = tempfile::tempdir().expect("make a directory");
     // Nobody listens on the discard port of this machine.
-    let nobody = bridge(elsewhere.path(), "127.0.0.1:9");
+    let mut nobody = bridge(elsewhere.path(), "127.0.0.1:9");
+    assert_eq!(nobody.says("device"), None);
     let (status, errors) = nobody.ends();
     assert_eq!(status.code(), Some(1), "{errors}");
     assert!(errors.contains("127.0.0.1:9"), "{errors}");

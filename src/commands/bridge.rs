@@ -18,6 +18,8 @@ use nvme::{HostId, HostIdentity, Nqn};
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
+use crate::mount_namespace;
+
 /// Show a namespace as a block device (internal: started by a member)
 ///
 /// Prints {"device": "/dev/loopN", "connection": N} when the device can be used. Ends, and takes the device away,
@@ -86,6 +88,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Err(error) = block::become_io_flusher() {
         tracing::warn!(%error, "memory pressure may stall the bridge: it needs CAP_SYS_RESOURCE");
     }
+    mount_namespace::enter_own()?;
     let _lock = lock(&args.directory)?;
     // One thread does all: a request wakes nobody else on its way.
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -7,6 +7,7 @@ use anyhow::Context;
 
 use crate::config::Config;
 use crate::member;
+use crate::mount_namespace;
 use crate::node_lock::NodeLock;
 
 /// Threads of the runtime. A step may read a few bytes from the volume; should the volume freeze
@@ -37,7 +38,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let node_lock = NodeLock::take(&config)?;
-    member::enter_own_mount_namespace()?;
+    mount_namespace::enter_own()?;
     abort_on_panic();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)

@@ -18,7 +18,6 @@ mod marks;
 mod pulse;
 mod self_fence;
 mod senses;
-mod setup;
 mod start;
 mod steps;
 
@@ -41,7 +40,6 @@ use executor::Executor;
 use looks::Looks;
 use senses::Senses;
 
-pub use setup::{SetupError, enter_own_mount_namespace};
 pub use start::{StartError, run};
 
 /// The loop of one member, with everything it owns.

@@ -15,7 +15,9 @@
 //! Where the kernel has ublk (`/dev/ublk-control`) it would save two of the four hops; that backend
 //! is not written yet, see [`ublk_available`].
 //!
-//! The process that serves must not touch files on its own device: it would wait for itself.
+//! The process that serves must not touch files on its own device: it would wait for itself. Nor may
+//! a file system on its device be mounted in its own mount namespace: should it be the last process
+//! there, it would unmount that while it dies, and wait for itself for ever.
 
 mod abort;
 mod device;

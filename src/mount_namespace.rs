@@ -1,0 +1,33 @@
+//! A mount namespace of a process's own.
+//!
+//! For a member: whatever it mounts vanishes with its last process, however it ended, and no mount of
+//! it is seen by, or kept alive in, another namespace of the machine.
+//!
+//! For a bridge: the last process of a namespace unmounts what is mounted there while it dies. A
+//! bridge that died last in its member's namespace would wait for the file system on its own device
+//! to write back, before `/dev/fuse` is closed: for ever.
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+/// The step that the system refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{attempted} (it needs root, or CAP_SYS_ADMIN)")]
+pub struct MountNamespaceError {
+    attempted: &'static str,
+    #[source]
+    source: nix::Error,
+}
+
+/// Moves the process into a mount namespace of its own. Must be called before any thread is made:
+/// a mount namespace belongs to a thread.
+///
+/// # Errors
+/// The system refused a step; nothing outside this process has changed.
+pub fn enter_own() -> Result<(), MountNamespaceError> {
+    let refused = |attempted| move |source| MountNamespaceError { attempted, source };
+    let none = None::<&str>;
+    unshare(CloneFlags::CLONE_NEWNS).map_err(refused("make a mount namespace"))?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .map_err(refused("make the mount namespace private"))
+}
