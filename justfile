@@ -4,10 +4,15 @@
 check:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --locked -- -D warnings
+    cargo clippy --test vm --locked -- -D warnings
 
 # every test and drill; installs what is missing; needs root
 test:
     scripts/test
+
+# between virtual machines, on the kernel's own NVMe/TCP; needs root
+test-vm *ARGS:
+    scripts/test-vm {{ ARGS }}
 
 # the simulation on its own: just sim SEEDS=100000
 sim SEEDS="10000":

@@ -1,0 +1,67 @@
+//! The cases. To add one: write `async fn name(machines: &mut Machines) -> Result<Outcome>` in a
+//! file here, and give it a line in [`CASES`].
+//!
+//! All machines run and all links are up when a case begins; what it froze, cut or killed is put
+//! right after it. What else it made on the machines it should take away. An error fails it.
+
+mod machines;
+mod nvmet;
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::machines::Machines;
+use crate::options::Options;
+use crate::report::Outcome;
+
+/// What a case's function becomes.
+pub type Running<'a> = Pin<Box<dyn Future<Output = Result<Outcome>> + 'a>>;
+
+/// One case.
+pub struct Case {
+    pub name: &'static str,
+    pub form: Form,
+    /// The longest it may take, under emulation on a busy machine.
+    pub within: Duration,
+    pub run: fn(&mut Machines) -> Running<'_>,
+}
+
+/// When a case is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Always.
+    Short,
+    /// With `--all`, or by its name.
+    Long,
+}
+
+/// All cases, in the order in which they are run.
+const CASES: &[Case] = &[
+    Case {
+        name: "machines",
+        form: Form::Long,
+        within: Duration::from_secs(180),
+        run: |machines| Box::pin(machines::faults(machines)),
+    },
+    Case {
+        name: "nvmet-reservations",
+        form: Form::Short,
+        within: Duration::from_secs(180),
+        run: |machines| Box::pin(nvmet::reservations(machines)),
+    },
+];
+
+/// Those that the arguments ask for.
+pub fn chosen(options: &Options) -> Result<Vec<&'static Case>> {
+    if options.cases.is_empty() {
+        let wanted = |case: &&Case| options.all || case.form == Form::Short;
+        return Ok(CASES.iter().filter(wanted).collect());
+    }
+    let find = |name: &String| {
+        let found = CASES.iter().find(|case| case.name == name);
+        found.with_context(|| format!("no case {name}; --list --all names them"))
+    };
+    options.cases.iter().map(find).collect()
+}

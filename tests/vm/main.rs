@@ -1,0 +1,42 @@
+//! The same failover between virtual machines, over the Linux kernel's own NVMe/TCP.
+//!
+//! `scripts/test-vm` obtains a kernel and starts this program. It boots the machines `storage`,
+//! `node-a` and `node-b` once, in namespaces of its own, and runs one case after another on them.
+//! To add a case, see `cases/mod.rs`.
+
+mod accelerator;
+mod agent;
+mod cases;
+mod console;
+mod cpio;
+mod initramfs;
+mod isolate;
+mod keep;
+mod kernel;
+mod machine;
+mod machines;
+mod network;
+mod nvmet;
+mod options;
+mod qemu;
+mod qmp;
+mod report;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use options::{Mode, Program};
+
+fn main() -> ExitCode {
+    let done = match Program::parse().mode {
+        Mode::Run(options) => isolate::enter(&options),
+        Mode::Inside(options) => isolate::settle(&options).and_then(|()| run::run(&options)),
+        Mode::Agent => agent::guest::serve(),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

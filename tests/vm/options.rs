@@ -1,0 +1,52 @@
+//! The arguments.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Runs Baton's cases between virtual machines. Use scripts/test-vm, which obtains a kernel.
+#[derive(Parser)]
+pub struct Program {
+    #[command(subcommand)]
+    pub mode: Mode,
+}
+
+#[derive(Subcommand)]
+pub enum Mode {
+    /// Boots the machines and runs the cases
+    Run(Options),
+    /// The same, already in namespaces of its own
+    #[command(hide = true)]
+    Inside(Options),
+    /// In a machine: does what the program outside asks
+    #[command(hide = true)]
+    Agent,
+}
+
+#[derive(Args)]
+pub struct Options {
+    /// Folder with a kernel: usr/lib/modules/VERSION/vmlinuz and the modules beside it
+    #[arg(long)]
+    pub kernel: PathBuf,
+    /// Empty folder to mount a temporary filesystem on, seen by this program alone
+    #[arg(long)]
+    pub scratch: PathBuf,
+    /// Run the cases of the long form too
+    #[arg(long)]
+    pub all: bool,
+    /// Run this case only; may be given more than once
+    #[arg(long = "case", value_name = "NAME")]
+    pub cases: Vec<String>,
+    /// Name the cases and do nothing
+    #[arg(long)]
+    pub list: bool,
+    /// Keep the machines after the cases; each line "MACHINE COMMAND" on standard input is run there
+    #[arg(long)]
+    pub keep: bool,
+    /// Folder for report.json and, for a failure, the consoles
+    #[arg(long, value_name = "FOLDER")]
+    pub report: Option<PathBuf>,
+    /// Do not try KVM
+    #[arg(long)]
+    pub no_kvm: bool,
+}
