@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::timeout;
+use tokio::sync::Semaphore;
 
+use super::bounded::{NoResult, bounded};
 use super::raw::{self, Outcome, Target};
-use crate::command::{Command, Range, encode_ranges};
+use crate::command::{Command, Range, encode_ranges, feature};
 use crate::identify::{Descriptors, IDENTIFY_LEN, IdentifyController, IdentifyNamespace, cns};
 use crate::reservation::{Acquire, ChangePersistence, Register, Release};
 use crate::reservation_codec::{REPORT_ENTRY_LEN, REPORT_HEADER_LEN, decode_report};
@@ -26,6 +27,11 @@ const REGISTRANTS: usize = 64;
 const GRACE: Duration = Duration::from_secs(2);
 /// What counts as quiesce time where the controller reports none (NVMe Base 2.3, 9.6.2.1).
 const UNKNOWN_QUIESCE_TIME: Duration = Duration::from_secs(10);
+/// Most commands that may be under way at once. Each has a thread; on a path that went silent all of
+/// them wait for the kernel's time-out, and a member asks four times a second.
+const MAX_UNDER_WAY: usize = 64;
+/// Thread names have room for 15 bytes.
+const THREAD: &str = "nvme-command";
 /// Status code type 3: path related. The kernel uses it for commands that it gave up itself.
 const PATH_RELATED: u16 = 3;
 
@@ -50,6 +56,14 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    /// Opening it took too long: the kernel may be waiting for a path.
+    #[error("{} did not open within {deadline:?}", path.display())]
+    Deadline {
+        /// The device.
+        path: PathBuf,
+        /// The limit.
+        deadline: Duration,
+    },
     /// Identify failed.
     #[error("identify the namespace")]
     Identify(#[source] Error),
@@ -57,41 +71,68 @@ pub enum OpenError {
 
 /// A namespace device of the kernel, opened for passthrough.
 pub struct KernelNamespace {
-    device: Arc<File>,
+    device: Device,
     identified: Identified,
+}
+
+/// What commands need.
+#[derive(Clone)]
+struct Device {
+    file: Arc<File>,
+    under_way: Arc<Semaphore>,
     deadline: Duration,
 }
 
 impl KernelNamespace {
     /// Opens `/dev/nvmeXnY` and identifies it. `deadline` is for each command; `keep_alive` is the
     /// association's time-out, which sysfs tells and the device does not.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. Root's rights are needed for the commands.
     pub async fn open(
         path: &Path,
         deadline: Duration,
         keep_alive: Duration,
     ) -> Result<Self, OpenError> {
-        let open = |source| OpenError::Open {
-            path: path.to_owned(),
-            source,
+        let wanted = path.to_owned();
+        let opened = bounded(deadline, "nvme-open", move || open(&wanted)).await;
+        let (file, nsid) = match opened {
+            Ok(opened) => opened?,
+            Err(no_result) => return Err(not_opened(path, deadline, no_result)),
         };
-        let device = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(open)?;
-        let nsid = raw::namespace_id(device.as_fd()).map_err(|source| OpenError::NotNvme {
-            path: path.to_owned(),
-            source,
-        })?;
-        let device = Arc::new(device);
-        let identified = identify(&device, nsid, deadline, keep_alive)
+        let device = Device {
+            file: Arc::new(file),
+            under_way: Arc::new(Semaphore::new(MAX_UNDER_WAY)),
+            deadline,
+        };
+        let identified = identify(&device, nsid, keep_alive)
             .await
             .map_err(OpenError::Identify)?;
-        Ok(Self {
-            device,
-            identified,
-            deadline,
-        })
+        Ok(Self { device, identified })
+    }
+
+    /// What Identify said when the device was opened.
+    pub fn identified(&self) -> &Identified {
+        &self.identified
+    }
+
+    /// The current value of a feature, as the completion's first dword (NVMe Base 2.3, 5.1.11).
+    ///
+    /// # Errors
+    /// As every command's; a controller that has no such feature answers with a status.
+    pub async fn feature(&self, feature: u8) -> Result<u32, Error> {
+        let nsid = match feature {
+            feature::RESERVATION_PERSISTENCE | feature::RESERVATION_NOTIFICATION_MASK => {
+                self.identified.nsid
+            }
+            _ => 0,
+        };
+        let command = Command::get_features(feature, nsid);
+        let device = &self.device;
+        let (value, _none) = device
+            .submit(Target::Admin, "Get Features", command, Vec::new())
+            .await?;
+        Ok(value)
     }
 
     async fn io(
@@ -100,7 +141,9 @@ impl KernelNamespace {
         command: Command,
         data: Vec<u8>,
     ) -> Result<Vec<u8>, Error> {
-        submit(&self.device, Target::Io, name, command, data, self.deadline).await
+        let device = &self.device;
+        let (_value, data) = device.submit(Target::Io, name, command, data).await?;
+        Ok(data)
     }
 
     async fn send(&self, name: &'static str, command: (Command, Vec<u8>)) -> Result<(), Error> {
@@ -109,37 +152,75 @@ impl KernelNamespace {
     }
 }
 
-/// Runs a command on a thread that may block, and gives its data back.
-async fn submit(
-    device: &Arc<File>,
-    target: Target,
-    name: &'static str,
-    command: Command,
-    mut data: Vec<u8>,
-    deadline: Duration,
-) -> Result<Vec<u8>, Error> {
-    let device = Arc::clone(device);
-    let timeout_ms = u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX);
-    let running = tokio::task::spawn_blocking(move || {
-        let outcome = raw::run(device.as_fd(), target, &command, &mut data, timeout_ms);
-        (outcome, data)
-    });
-    match timeout(deadline + GRACE, running).await {
-        Ok(Ok((outcome, data))) => interpret(name, outcome).map(|()| data),
-        // The thread panicked or was not run: it may have been in the ioctl.
-        Ok(Err(_)) => Err(Error::ConnectionLost { command: name }),
-        Err(_) => Err(Error::Deadline {
+/// Opens for reading: root may send any command through it, while a descriptor for writing would make
+/// udev probe the volume when it is closed, and some kernels refuse a mount beside it.
+fn open(path: &Path) -> Result<(File, u32), OpenError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .open(path)
+        .map_err(|source| OpenError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+    let nsid = raw::namespace_id(file.as_fd()).map_err(|source| OpenError::NotNvme {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok((file, nsid))
+}
+
+fn not_opened<T>(path: &Path, deadline: Duration, no_result: NoResult<T>) -> OpenError {
+    let path = path.to_owned();
+    match no_result {
+        NoResult::NotStarted(source) => OpenError::Open { path, source },
+        NoResult::Late(_) | NoResult::Vanished => OpenError::Deadline { path, deadline },
+    }
+}
+
+impl Device {
+    /// Runs a command on a thread that may block, and gives its result and its data back.
+    async fn submit(
+        &self,
+        target: Target,
+        name: &'static str,
+        command: Command,
+        mut data: Vec<u8>,
+    ) -> Result<(u32, Vec<u8>), Error> {
+        let slot = self.under_way.clone().try_acquire_owned();
+        let slot = slot.map_err(|_| Error::NoPath {
             command: name,
-            deadline: deadline + GRACE,
-        }),
+            cause: format!("{MAX_UNDER_WAY} earlier commands have not ended"),
+        })?;
+        let file = Arc::clone(&self.file);
+        let timeout_ms = u32::try_from(self.deadline.as_millis()).unwrap_or(u32::MAX);
+        let limit = self.deadline + GRACE;
+        let ran = bounded(limit, THREAD, move || {
+            let outcome = raw::run(file.as_fd(), target, &command, &mut data, timeout_ms);
+            drop(slot);
+            (outcome, data)
+        });
+        match ran.await {
+            Ok((outcome, data)) => interpret(name, outcome).map(|value| (value, data)),
+            Err(NoResult::Late(_)) => Err(Error::Deadline {
+                command: name,
+                deadline: limit,
+            }),
+            // It may have been in the ioctl.
+            Err(NoResult::Vanished) => Err(Error::ConnectionLost { command: name }),
+            Err(NoResult::NotStarted(source)) => Err(Error::Io {
+                command: name,
+                operation: "start a thread".to_owned(),
+                source,
+            }),
+        }
     }
 }
 
 /// What the kernel's answer says of the command. Where it cannot be excluded that the controller
 /// got the command, its outcome is unknown.
-fn interpret(name: &'static str, outcome: Outcome) -> Result<(), Error> {
+fn interpret(name: &'static str, outcome: Outcome) -> Result<u32, Error> {
     let source = match outcome {
-        Ok((status, _)) if status.is_success() => return Ok(()),
+        Ok((status, value)) if status.is_success() => return Ok(value),
         Ok((status, _)) if is_path_related(status) => {
             return Err(Error::ConnectionLost { command: name });
         }
@@ -182,24 +263,13 @@ fn is_path_related(status: Status) -> bool {
     status.code().0 >> 8 == PATH_RELATED
 }
 
-async fn identify(
-    device: &Arc<File>,
-    nsid: u32,
-    deadline: Duration,
-    keep_alive: Duration,
-) -> Result<Identified, Error> {
+async fn identify(device: &Device, nsid: u32, keep_alive: Duration) -> Result<Identified, Error> {
     let name = "Identify";
     let ask = async |structure, nsid| {
         let command = Command::identify(structure, nsid);
-        submit(
-            device,
-            Target::Admin,
-            name,
-            command,
-            vec![0; IDENTIFY_LEN],
-            deadline,
-        )
-        .await
+        let room = vec![0; IDENTIFY_LEN];
+        let (_value, data) = device.submit(Target::Admin, name, command, room).await?;
+        Ok::<_, Error>(data)
     };
     let unusable = |detail: &str| Error::Protocol {
         command: name,

@@ -3,8 +3,8 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use super::options::TimeOuts;
 use crate::{HostIdentity, Nqn};
 
 const DEVICE: &str = "/dev/nvme-fabrics";
@@ -22,15 +22,8 @@ pub struct ConnectOptions {
     pub port: u16,
     /// Who this host is.
     pub host: HostIdentity,
-    /// KATO; whole seconds.
-    pub keep_alive: Duration,
-    /// Pause between two attempts to reconnect; whole seconds.
-    pub reconnect_delay: Duration,
-    /// After so long without a path, I/O fails at once; whole seconds. The kernel's default is
-    /// *never*, which would hold a cut-off host's writes back for the whole of `controller_loss`.
-    pub fast_io_fail: Duration,
-    /// After so long without a path the controller is removed; whole seconds.
-    pub controller_loss: Duration,
+    /// The kernel's time-outs.
+    pub time_outs: TimeOuts,
     /// I/O queues; `None` for one per processor.
     pub io_queues: Option<u16>,
     /// Header digests.
@@ -40,18 +33,14 @@ pub struct ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// Options with the starting values of the failover design: KATO 5 s, reconnect every second,
-    /// I/O errors after 5 s, controller removed after 60 s.
+    /// Options with the usual time-outs, as many queues as processors, and no digests.
     pub fn new(subsystem: Nqn, address: String, port: u16, host: HostIdentity) -> Self {
         Self {
             subsystem,
             address,
             port,
             host,
-            keep_alive: Duration::from_secs(5),
-            reconnect_delay: Duration::from_secs(1),
-            fast_io_fail: Duration::from_secs(5),
-            controller_loss: Duration::from_secs(60),
+            time_outs: TimeOuts::default(),
             io_queues: None,
             header_digest: false,
             data_digest: false,
@@ -67,14 +56,15 @@ impl ConnectOptions {
             ("trsvcid", self.port.to_string()),
             ("hostnqn", self.host.nqn.to_string()),
             ("hostid", self.host.id.to_string()),
-            ("keep_alive_tmo", self.keep_alive.as_secs().to_string()),
-            (
-                "reconnect_delay",
-                self.reconnect_delay.as_secs().to_string(),
-            ),
-            ("fast_io_fail_tmo", self.fast_io_fail.as_secs().to_string()),
-            ("ctrl_loss_tmo", self.controller_loss.as_secs().to_string()),
         ];
+        let times = &self.time_outs;
+        let times = [
+            ("keep_alive_tmo", times.keep_alive),
+            ("reconnect_delay", times.reconnect_delay),
+            ("fast_io_fail_tmo", times.fast_io_fail),
+            ("ctrl_loss_tmo", times.controller_loss),
+        ];
+        options.extend(times.map(|(name, time)| (name, time.as_secs().to_string())));
         if let Some(queues) = self.io_queues {
             options.push(("nr_io_queues", queues.to_string()));
         }
@@ -140,6 +130,12 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
+    /// The kernel has no NVMe over Fabrics.
+    #[error("{DEVICE} is missing: load the module nvme-tcp (modprobe nvme-tcp)")]
+    NoModule,
+    /// No answer in time. The connection may still be made.
+    #[error("the kernel has not answered in time")]
+    Late,
     /// The kernel's answer is not understood.
     #[error("the kernel answered {answer:?}")]
     Answer {
@@ -157,9 +153,22 @@ pub struct Connected {
     pub controller: u16,
 }
 
+impl ConnectError {
+    /// Whether such a connection is there already: somebody else made it.
+    pub fn is_there_already(&self) -> bool {
+        matches!(self, Self::System { source, .. } if source.raw_os_error() == Some(libc::EALREADY))
+    }
+}
+
 /// Connects. Blocks for as long as the target takes: run it on a thread of its own.
+///
+/// # Errors
+/// See [`ConnectError`]; the kernel's log says more.
 pub fn connect(options: &ConnectOptions) -> Result<Connected, ConnectError> {
     let text = options.to_text()?;
+    if !Path::new(DEVICE).exists() {
+        return Err(ConnectError::NoModule);
+    }
     if let Some(supported) = supported_options(Path::new(DEVICE)) {
         let needed = text.split(',').map(|o| o.split('=').next().unwrap_or(o));
         if let Some(option) = needed
@@ -182,10 +191,25 @@ pub fn connect(options: &ConnectOptions) -> Result<Connected, ConnectError> {
     parse_answer(&String::from_utf8_lossy(&answer[..length]))
 }
 
-/// Removes the controller `nvmeN`: the kernel waits for its commands and closes its connections.
-pub fn disconnect(sysfs: &Path, instance: u32) -> Result<(), ConnectError> {
-    let path = sysfs.join(format!("class/nvme/nvme{instance}/delete_controller"));
-    std::fs::write(&path, "1").map_err(|e| failed("write to", &path, e))
+/// Removes a controller, `nvmeN`. Blocks until the kernel has ended its commands and closed its
+/// connections, which takes up to `nvme_core.admin_timeout` on a silent path.
+///
+/// # Errors
+/// It is still being made (EBUSY). One that is gone, or already on its way out, is no error.
+pub fn disconnect(sysfs: &Path, controller: &str) -> Result<(), ConnectError> {
+    let path = sysfs
+        .join("class/nvme")
+        .join(controller)
+        .join("delete_controller");
+    let written = OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(b"1"));
+    match written {
+        // The attribute goes first.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(()),
+        written => written.map_err(|e| failed("write to", &path, e)),
+    }
 }
 
 /// The options that the running kernel knows. `None` where it does not tell (before Linux 5.17).
@@ -314,9 +338,9 @@ mod tests {
         let controller = sysfs.path().join("class/nvme/nvme3");
         std::fs::create_dir_all(&controller).expect("make the tree");
         std::fs::write(controller.join("delete_controller"), "").expect("make the file");
-        disconnect(sysfs.path(), 3).expect("disconnect");
+        disconnect(sysfs.path(), "nvme3").expect("disconnect");
         let written = std::fs::read_to_string(controller.join("delete_controller"));
         assert_eq!(written.expect("read"), "1");
-        assert!(disconnect(sysfs.path(), 4).is_err());
+        disconnect(sysfs.path(), "nvme4").expect("it is gone already");
     }
 }
