@@ -61,6 +61,23 @@ fn a_good_configuration_loads_and_survives_being_written_out() {
     );
 }
 
+/// The kernel's initiator needs no directory; what names the volume survives being written out.
+#[test]
+fn the_kernel_s_transport_needs_no_bridge() {
+    let text = GOOD
+        .replace("directory = \"/srv/baton/bridge\"\n", "")
+        .replace(
+            "[volume]",
+            "[volume]\ntransport = \"kernel\"\nidentifier = \"eui.0025385b71501f2a\"",
+        );
+    let config = Config::parse(Path::new("member.toml"), &text).unwrap();
+    assert_eq!(config.volume.directory, Path::new("/run/baton/bridge"));
+    let written = config.to_toml().unwrap();
+    assert!(written.contains("0025385b71501f2a"), "{written}");
+    let again = Config::parse(Path::new("written.toml"), &written).unwrap();
+    assert_eq!(again, config);
+}
+
 /// What to change in the good configuration, and words that the one problem must say.
 const BAD: &[(&str, &str, &[&str])] = &[
     ("member = \"a\"\n", "", &["member: missing", "member = "]),
@@ -129,6 +146,21 @@ const BAD: &[(&str, &str, &[&str])] = &[
         "[volume]",
         "[volume]\ntransport = \"fc\"",
         &["volume.transport", "\"tcp\" or \"kernel\""],
+    ),
+    (
+        "[volume]",
+        "[volume]\nidentifier = \"nvme0n1\"",
+        &["volume.identifier", "NGUID", "EUI-64"],
+    ),
+    (
+        "[volume]",
+        "[volume]\nidentifier = \"0025385b71501f2a\"",
+        &["volume.identifier", "only transport \"kernel\" can check"],
+    ),
+    (
+        "[volume]",
+        "[timings]\nkeep_alive = \"4500ms\"\n[volume]\ntransport = \"kernel\"",
+        &["timings.keep_alive", "whole seconds"],
     ),
     (
         "[volume]",
@@ -292,7 +324,6 @@ fn an_empty_file_names_everything_that_is_missing() {
         "volume.host_nqn",
         "volume.host_id",
         "volume.mount_point",
-        "volume.directory",
         "lease.path",
         "peer.listen",
         "peer.secret_file",
@@ -305,7 +336,7 @@ fn an_empty_file_names_everything_that_is_missing() {
             .count();
         assert_eq!(named, 1, "{setting} in {found:#?}");
     }
-    assert_eq!(found.len(), 15, "{found:#?}");
+    assert_eq!(found.len(), 14, "{found:#?}");
 }
 
 #[test]

@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use nvme::identity::DISCOVERY_NQN;
+use nvme::kernel::Identifier;
 
 use super::fences;
 use super::read::Draft;
 use super::{Peer, Postgres, Problem, Transport, Volume};
+use crate::decide::Timings;
 
 /// The longest path of a Unix socket, in bytes, without its terminating zero (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
@@ -42,6 +44,9 @@ pub(super) fn contradictions(draft: &Draft, problems: &mut Vec<Problem>) {
         volume(known, &mut note);
         paths(draft, known, &mut note);
     }
+    if let (Some(volume), Some(timings)) = (&draft.volume, &draft.timings) {
+        transport(volume, timings, &mut note);
+    }
     sockets(draft, &mut note);
     if let (Some(fencing), Some(timings)) = (&draft.fencing, &draft.timings) {
         fences::contradictions(fencing, timings, &mut note);
@@ -72,7 +77,7 @@ fn volume(volume: &Volume, note: &mut impl FnMut(&str, String)) {
             "is the subsystem's NQN; set the one in /etc/nvme/hostnqn".to_owned(),
         );
     }
-    if volume.transport == Transport::Tcp && volume.address.port() == 0 {
+    if volume.address.port() == 0 {
         note(
             "volume.address",
             "port 0 is no port to connect to; NVMe/TCP's is 4420".to_owned(),
@@ -86,6 +91,28 @@ fn volume(volume: &Volume, note: &mut impl FnMut(&str, String)) {
             "volume.directory",
             "must be apart from volume.mount_point, not within or around it".to_owned(),
         );
+    }
+}
+
+/// What one initiator cannot do and the other can.
+fn transport(volume: &Volume, timings: &Timings, note: &mut impl FnMut(&str, String)) {
+    match volume.transport {
+        Transport::Tcp => {
+            if let Some(Identifier::Eui64(id)) = volume.identifier {
+                let text = format!(
+                    "{id:016x} is an EUI-64, which only transport \"kernel\" can check: give the UUID or NGUID"
+                );
+                note("volume.identifier", text);
+            }
+        }
+        Transport::Kernel => {
+            let keep_alive = timings.keep_alive;
+            if keep_alive.subsec_nanos() != 0 {
+                let text =
+                    format!("is {keep_alive:?}; the kernel's initiator takes whole seconds only");
+                note("timings.keep_alive", text);
+            }
+        }
     }
 }
 

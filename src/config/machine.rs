@@ -13,6 +13,9 @@ pub(crate) const SECRET_MIN_BYTES: usize = 16;
 /// Where the kernel shows its devices.
 const SYSFS: &str = "/sys";
 
+/// Where the kernel's initiator is told to connect.
+const FABRICS: &str = "/dev/nvme-fabrics";
+
 /// The programs of PostgreSQL that a member runs.
 const PROGRAMS: [&str; 2] = ["postgres", "initdb"];
 
@@ -98,18 +101,31 @@ fn fences(fencing: &Fencing, note: &mut impl FnMut(&str, String)) {
 fn transport(volume: &Volume) -> Result<(), String> {
     match volume.transport {
         Transport::Tcp => Ok(()),
-        Transport::Kernel => {
-            let subsystem = &volume.subsystem;
-            let there = match nvme::kernel::sysfs::subsystems(Path::new(SYSFS)) {
-                Ok(found) => found.iter().any(|found| found.nqn == subsystem.as_str()),
-                Err(_) => false,
-            };
-            let there = if there { "has a" } else { "has no" };
-            Err(format!(
-                "this machine {there} kernel NVMe device of {subsystem}, and this version of \
-                 Baton does not run on kernel devices yet; write \"tcp\""
-            ))
-        }
+        Transport::Kernel if !Path::new(FABRICS).exists() => Err(format!(
+            "{FABRICS} is missing: load the kernel's initiator (modprobe nvme-tcp), or write \"tcp\""
+        )),
+        Transport::Kernel => one_host(volume),
+    }
+}
+
+/// Whether this kernel is connected to the subsystem as this host only.
+fn one_host(volume: &Volume) -> Result<(), String> {
+    let host = volume.host();
+    let found = nvme::kernel::sysfs::subsystems(Path::new(SYSFS)).unwrap_or_default();
+    let mut controllers = found
+        .iter()
+        .filter(|found| found.nqn == volume.subsystem.as_str())
+        .flat_map(|found| &found.controllers)
+        .filter(|controller| !controller.state.is_ending());
+    match controllers.find(|controller| !controller.is_of(&host)) {
+        None => Ok(()),
+        Some(other) => Err(format!(
+            "{} is connected to {} as another host ({}): one kernel must have one host identity; set \
+             volume.host_nqn and volume.host_id to it, or disconnect it",
+            other.name,
+            volume.subsystem,
+            other.host_nqn.as_deref().unwrap_or("unknown"),
+        )),
     }
 }
 

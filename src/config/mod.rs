@@ -17,6 +17,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use fencing::MemberId;
+use nvme::kernel::Identifier;
 use nvme::{HostId, HostIdentity, Nqn};
 use serde::Serialize;
 
@@ -79,13 +80,17 @@ pub struct Volume {
     pub subsystem: Nqn,
     /// The namespace within the subsystem.
     pub namespace_id: u32,
+    /// Its UUID, NGUID or EUI-64, if it shall be checked that it is this very volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identifier: Option<Identifier>,
     /// This node's NQN.
     pub host_nqn: Nqn,
     /// This node's 128-bit host identifier, to which reservations belong. Unique per node.
     pub host_id: HostId,
     /// Where the filesystem is mounted, in the member's own mount namespace.
     pub mount_point: PathBuf,
-    /// An empty directory for the bridge.
+    /// An empty directory for the bridge; `bridge` in `runtime_dir` where it is not set. The kernel's
+    /// initiator needs none.
     pub directory: PathBuf,
     /// Whether reservations must survive a power loss of the target (PTPLS = 1). Without it a target
     /// that restarts forgets every fence.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Component, PathBuf};
 
 use fencing::MemberId;
+use nvme::kernel::Identifier;
 use nvme::{HostId, Nqn};
 use toml::{Table, Value};
 use uuid::Uuid;
@@ -69,12 +70,12 @@ pub(super) fn draft(table: Table, problems: &mut Vec<Problem>) -> Draft {
     let member = top.required::<Name>("member", "\"a\"");
     let number = top.required("number", "1");
     let runtime_dir = top.required::<Absolute>("runtime_dir", "\"/run/baton\"");
-    let volume = top.section("volume", volume);
+    let runtime_dir = runtime_dir.map(|Absolute(path)| path);
+    let volume = top.section("volume", |section| volume(section, runtime_dir.clone()));
     let fencing = top.section("fencing", fences::read);
     let lease = top.section("lease", lease);
     let peer = top.section("peer", peer);
     let postgres = top.section("postgres", postgres);
-    let runtime_dir = runtime_dir.map(|Absolute(path)| path);
     let timings = top.section("timings", timings);
     let journal = top.section("journal", journal);
     let control = top.section("control", |section| control(section, runtime_dir.clone()));
@@ -96,15 +97,18 @@ pub(super) fn draft(table: Table, problems: &mut Vec<Problem>) -> Draft {
     }
 }
 
-fn volume(section: &mut Section<'_>) -> Option<Volume> {
+fn volume(section: &mut Section<'_>, runtime_dir: Option<PathBuf>) -> Option<Volume> {
     let transport = section.optional("transport", Transport::Tcp);
     let address = section.required::<Parsed<_>>("address", "\"10.0.0.5:4420\"");
     let subsystem = section.required::<Parsed<Nqn>>("subsystem", "\"nqn.2026-11.example:main\"");
     let namespace_id = section.optional("namespace_id", Within::<1, 0xffff_fffe>(1));
+    let identifier = section.optional("identifier", None::<Parsed<Identifier>>);
     let host_nqn = section.required::<Parsed<Nqn>>("host_nqn", "the line in /etc/nvme/hostnqn");
     let host_id = section.required("host_id", "the line in /etc/nvme/hostid");
     let mount_point = section.required::<Absolute>("mount_point", "\"/var/lib/baton/volume\"");
-    let directory = section.required::<Absolute>("directory", "\"/run/baton/bridge\"");
+    // Where runtime_dir itself is wrong, that is the one problem to name.
+    let default = runtime_dir.unwrap_or_else(|| PathBuf::from("/"));
+    let directory = section.optional("directory", Absolute(default.join("bridge")));
     let require_persistence = section.optional("require_persistence", true);
     Some(Volume {
         transport: transport?,
@@ -112,6 +116,7 @@ fn volume(section: &mut Section<'_>) -> Option<Volume> {
         subsystem: subsystem?.0,
         // In range of u32 by the type above.
         namespace_id: u32::try_from(namespace_id?.0).ok()?,
+        identifier: identifier?.map(|Parsed(id)| id),
         host_nqn: host_nqn?.0,
         host_id: host_id?,
         mount_point: mount_point?.0,

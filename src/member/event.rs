@@ -57,7 +57,7 @@ pub(super) enum Event {
         /// Which start.
         run: u64,
     },
-    /// The bridge of the device that was made as number `made` is gone.
+    /// The device that was made as number `made` is gone.
     DeviceGone {
         /// Which making.
         made: u64,

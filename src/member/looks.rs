@@ -93,10 +93,23 @@ pub(super) async fn mailbox(
     let began = clock::now();
     let result = match tokio::time::timeout(bound, volume.report()).await {
         Ok(Ok(report)) => Ok(Mailbox::read(&report, cluster)),
-        Ok(Err(error)) => Err(whole(error)),
-        Err(_elapsed) => Err(format!("no reservation report within {bound:?}")),
+        Ok(Err(error)) => Err(with_paths(whole(error), volume)),
+        Err(_elapsed) => {
+            let cause = format!("no reservation report within {bound:?}");
+            Err(with_paths(cause, volume))
+        }
     };
     Look { result, began }
+}
+
+/// Why not, and what the kernel says of its paths.
+fn with_paths(cause: String, volume: &Carrier) -> String {
+    let paths = volume.paths();
+    if paths.is_empty() {
+        cause
+    } else {
+        format!("{cause}; {paths}")
+    }
 }
 
 /// Reads the lease once.

@@ -199,7 +199,7 @@ impl Member {
                 }
             }
             Event::DeviceGone { made } => {
-                info!(made, "the bridge ended: its block device is gone");
+                info!(made, "the block device is gone");
                 self.gone_device = self.gone_device.max(made);
             }
             Event::Terminate => self.senses.terminate(),

@@ -10,13 +10,15 @@ use std::time::Duration;
 
 use fencing::ClusterTag;
 use fencing::reservation::drain_wait;
-use nvme::initiator::Initiator;
-use nvme::{Namespace, Nqn};
+use nvme::kernel::Identifier;
+use nvme::{Identified, Namespace, Nqn};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, mpsc};
+use uuid::Uuid;
 
 use super::Member;
-use super::carrier::{self, Carrier};
+use super::carrier::{Carrier, ConnectError};
+use super::device::Remains;
 use super::event::Event;
 use super::executor::Executor;
 use super::further::Further;
@@ -59,11 +61,23 @@ pub enum StartError {
         namespace_id: u32,
         /// Why not.
         #[source]
-        source: nvme::initiator::ConnectError,
+        source: Box<ConnectError>,
     },
     /// The volume did not say what it is.
     #[error("identify the volume")]
     Identify(#[from] nvme::Error),
+    /// Another volume answers.
+    #[error(
+        "the volume has UUID {uuid} and NGUID {nguid}, not volume.identifier {wanted}: correct volume.address, volume.subsystem or volume.namespace_id"
+    )]
+    AnotherVolume {
+        /// The setting.
+        wanted: Uuid,
+        /// As Identify says.
+        uuid: Uuid,
+        /// As Identify says.
+        nguid: Uuid,
+    },
     /// The volume cannot be fenced.
     #[error(
         "the volume has no reservations (RESCAP {rescap:#04x}): it cannot be fenced; use a target and namespace that support Write Exclusive reservations"
@@ -149,6 +163,7 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
     refuse_taken_port(&config)?;
     let volume = Arc::new(connect(&config.volume, &core.timings).await?);
     let identified = volume.identify().await?;
+    refuse_another(&config.volume, &identified)?;
     refuse_unfenceable(&config.volume, identified.reservation_capabilities)?;
     let lease = LeaseStore::open(&config, incarnation).map_err(system("open the lease store"))?;
     let peers = PeerChannel::start(&config, incarnation).await?;
@@ -180,6 +195,8 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
     let marks = Marks::new(&config.runtime_dir, &config.volume);
     let former_writer = marks.stands();
     let tools = Tools {
+        remains: Mutex::new(Remains::of_earlier(&volume, &core.timings)),
+        former_drain: std::sync::Mutex::new(drain_wait.filter(|_| former_writer)),
         timings: core.timings.clone(),
         cluster,
         volume,
@@ -188,7 +205,6 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
         self_fence: SelfFence::new(&config),
         lease,
         device: Mutex::new(None),
-        remains: Mutex::new(Vec::new()),
         made: AtomicU64::new(0),
         mounted: Arc::new(Mutex::new(None)),
         database: Database::new(instance, lock),
@@ -197,9 +213,6 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
         config: config.clone(),
     };
     let tools = Arc::new(tools);
-    if former_writer {
-        forget_former_writer(tools.clone(), drain_wait);
-    }
     let member = Member {
         core,
         memory: Memory::default(),
@@ -233,14 +246,30 @@ fn check_quiesce(timings: &Timings, drain: Option<Duration>) -> Result<(), Start
 }
 
 async fn connect(volume: &Volume, timings: &Timings) -> Result<Carrier, StartError> {
-    Initiator::connect(carrier::options(volume, timings))
+    Carrier::connect(volume, timings)
         .await
         .map_err(|source| StartError::Connect {
             address: volume.address.clone(),
             subsystem: volume.subsystem.clone(),
             namespace_id: volume.namespace_id,
-            source,
+            source: Box::new(source),
         })
+}
+
+/// Whether it is the volume that is meant, where the settings name it.
+fn refuse_another(volume: &Volume, identified: &Identified) -> Result<(), StartError> {
+    let Identified { uuid, nguid, .. } = identified;
+    match volume.identifier {
+        Some(Identifier::Long(wanted)) if ![*uuid, *nguid].contains(&wanted) => {
+            Err(StartError::AnotherVolume {
+                wanted,
+                uuid: *uuid,
+                nguid: *nguid,
+            })
+        }
+        // By its EUI-64 the kernel's device was chosen; nothing else may be configured.
+        Some(Identifier::Long(_) | Identifier::Eui64(_)) | None => Ok(()),
+    }
 }
 
 /// What the volume lacks for a fence is known before anything is registered there.
@@ -278,16 +307,6 @@ fn refuse_taken_port(config: &Config) -> Result<(), StartError> {
         return Err(StartError::PostgresPort { port: *port });
     }
     Ok(())
-}
-
-/// Takes the mark of an earlier process away when its commands are provably over. Where nothing says
-/// when that is, the mark stays.
-fn forget_former_writer(tools: Arc<Tools>, drain_wait: Option<Duration>) {
-    let Some(wait) = drain_wait else { return };
-    tokio::spawn(async move {
-        tokio::time::sleep(wait).await;
-        tools.marks.outlived();
-    });
 }
 
 fn instance(config: &Config) -> Result<Instance, StartError> {

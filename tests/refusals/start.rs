@@ -28,13 +28,14 @@ struct Case {
 
 const CASES: &[Case] = &[
     Case {
-        name: "no kernel device",
+        name: "no initiator of the kernel",
         target: &[],
         arrange: |scene| set(&mut scene.member, "volume.transport", "kernel"),
         code: 2,
         words: &[
             "volume.transport:",
-            "no kernel NVMe device of nqn.2026-11.dev.baton:lab",
+            "/dev/nvme-fabrics is missing",
+            "modprobe nvme-tcp",
             "write \"tcp\"",
         ],
     },

@@ -120,6 +120,15 @@ impl KernelInitiator {
         current.as_ref().map(|attached| attached.disk.clone())
     }
 
+    /// All block devices of the namespace that the kernel has now, whoever made them: with multipath
+    /// off, one for each controller.
+    ///
+    /// # Errors
+    /// sysfs cannot be read.
+    pub fn disks(&self) -> Result<Vec<KernelDisk>, SysfsError> {
+        Ok(View::of(&self.options)?.meant())
+    }
+
     /// The ways to the namespace, as the kernel has them now; none where there is no disk.
     ///
     /// # Errors
@@ -128,10 +137,10 @@ impl KernelInitiator {
         Ok(View::of(&self.options)?.paths())
     }
 
-    /// The device of the namespace, for commands beyond those of [`Namespace`].
+    /// A feature's current value; see [`KernelNamespace::feature`].
     ///
     /// # Errors
-    /// There is none.
+    /// As every command's.
     pub fn feature(&self, feature: u8) -> impl Future<Output = Result<u32, Error>> + use<> {
         let attached = self.attached("Get Features");
         async move { attached?.namespace.feature(feature).await }

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::decide;
+use crate::member::carrier::Carrier;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -42,7 +43,7 @@ fn timings() -> Timings {
 
 /// A member as far as its fences go.
 struct Side {
-    volume: Arc<Initiator>,
+    volume: Arc<Carrier>,
     keeper: Mutex<Keeper>,
 }
 
@@ -127,7 +128,7 @@ impl Further {
 }
 
 async fn side(number: u8, volume: Initiator) -> Side {
-    let volume = Arc::new(volume);
+    let volume = Arc::new(Carrier::UserSpace(volume));
     let core = decide::Config {
         member: member(number),
         members: [1, 2].map(member).into(),

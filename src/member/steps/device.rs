@@ -22,6 +22,7 @@ impl Tools {
             remains.pop();
         }
         drop(remains);
+        self.former_is_gone();
         // Ordered only once no process and no mount is left: now nothing is queued either.
         self.self_fence.disarm();
         let _closed = self.events.send(Event::Changed(Changes {
@@ -30,6 +31,7 @@ impl Tools {
         }));
         let made = self.made.fetch_add(1, Ordering::Relaxed) + 1;
         match Device::make(
+            &self.volume,
             &self.config.volume,
             &self.timings,
             made,
@@ -49,5 +51,22 @@ impl Tools {
                 ..Changes::default()
             },
         )
+    }
+
+    /// Takes the mark of an earlier process away when its commands are provably over, which is counted
+    /// from here: the kernel's device lives on when its process dies. Where nothing says how long
+    /// they may take, the mark stays.
+    fn former_is_gone(self: &Arc<Self>) {
+        let wait = self
+            .former_drain
+            .lock()
+            .ok()
+            .and_then(|mut wait| wait.take());
+        let Some(wait) = wait else { return };
+        let tools = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            tools.marks.outlived();
+        });
     }
 }

@@ -7,6 +7,7 @@ mod volume;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use fencing::{ClusterTag, Epoch, KeyFlags, Mono, WritePermit};
 use tokio::sync::{Mutex, mpsc};
@@ -43,6 +44,9 @@ pub(super) struct Tools {
     pub mounted: Arc<Mutex<Option<Mounted>>>,
     pub database: Database,
     pub marks: super::marks::Marks,
+    /// How long commands of an earlier process that owned may live once its device is gone; taken when
+    /// that is proven.
+    pub former_drain: std::sync::Mutex<Option<Duration>>,
     pub events: mpsc::UnboundedSender<Event>,
 }
 

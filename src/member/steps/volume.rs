@@ -220,7 +220,7 @@ impl Tools {
         let device = self.device.lock().await;
         let alive = device.as_ref().filter(|device| device.is_alive());
         let path = alive.map(|device| device.path().to_owned());
-        path.ok_or_else(|| failed("there is no block device: its bridge is gone"))
+        path.ok_or_else(|| failed("there is no block device"))
     }
 
     /// Everything that must be true right before the first write: the node remembers that it owned,

@@ -1,4 +1,4 @@
-//! The block device through which this member mounts: a bridge process of its own.
+//! The block device of a bridge: a process of its own.
 //!
 //! The bridge is not part of the member: a member stuck in `syncfs` would keep `/dev/fuse` open for
 //! ever, and the kernel would wait for the answer of a process that waits for the kernel.
@@ -14,9 +14,10 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::event::Event;
+use super::DeviceError;
 use crate::config::Volume;
 use crate::decide::Timings;
+use crate::member::event::Event;
 
 /// The least deadline of one command of the bridge: a loaded volume may take seconds for a flush.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
@@ -28,7 +29,7 @@ const FREED_WITHIN: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A device that is there, until it is destroyed or its bridge dies.
-pub(super) struct Device {
+pub(in crate::member) struct Device {
     path: PathBuf,
     /// Which medium the path names: another number later means that this device is gone.
     sequence: Option<u64>,
@@ -39,27 +40,6 @@ pub(super) struct Device {
     /// The bridge ends when this does.
     stdin: ChildStdin,
     gone: watch::Receiver<bool>,
-}
-
-/// Why there is no device.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum DeviceError {
-    /// A directory, a process or a pipe could not be made.
-    #[error("{attempted}")]
-    System {
-        attempted: &'static str,
-        #[source]
-        source: std::io::Error,
-    },
-    /// The bridge ended before it had a device; its log says why.
-    #[error("the bridge ended before it had a device; see the lines it logged")]
-    Ended,
-    /// What the bridge said is not understood.
-    #[error("the bridge said {said:?} instead of naming its device")]
-    Unreadable { said: String },
-    /// Somebody still has the old device open exclusively: a superblock of it is alive.
-    #[error("{} is still in use: a mount of the old device is alive somewhere", path.display())]
-    InUse { path: PathBuf },
 }
 
 /// The line with which a bridge says that its device is usable.
@@ -162,7 +142,7 @@ impl Device {
 
 /// What a bridge that was told to end may leave: a process on its way out, and a block device on
 /// which a file system is alive.
-pub(super) struct Remains {
+pub(in crate::member) struct Remains {
     path: PathBuf,
     sequence: Option<u64>,
     connection: u32,
