@@ -13,6 +13,7 @@ mod initramfs;
 mod isolate;
 mod keep;
 mod kernel;
+mod lease;
 mod machine;
 mod machines;
 mod network;

@@ -4,6 +4,7 @@
 //! All machines run and all links are up when a case begins; what it froze, cut or killed is put
 //! right after it. What else it made on the machines it should take away. An error fails it.
 
+mod lease;
 mod machines;
 mod nvmet;
 
@@ -50,6 +51,12 @@ const CASES: &[Case] = &[
         form: Form::Short,
         within: Duration::from_secs(180),
         run: |machines| Box::pin(nvmet::reservations(machines)),
+    },
+    Case {
+        name: "lease-locks",
+        form: Form::Long,
+        within: Duration::from_secs(180),
+        run: |machines| Box::pin(lease::locks(machines)),
     },
 ];
 
