@@ -1,5 +1,6 @@
 //! KVM where it runs a stock kernel, else emulation.
 
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,6 +25,15 @@ const PROBE_WITHIN: Duration = Duration::from_secs(15);
 
 /// Between two looks at the probe's console.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+impl fmt::Display for Accelerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "KVM",
+            Self::Tcg => "emulation (TCG)",
+        })
+    }
+}
 
 impl Accelerator {
     pub fn arguments(self) -> &'static [(&'static str, &'static str)] {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
+use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 
@@ -105,17 +106,19 @@ pub fn agent_socket(scratch: &Path, machine: &str) -> PathBuf {
     scratch.join(format!("{machine}.agent"))
 }
 
+/// Connects as soon as QEMU listens; there is a moment between the socket's file and that.
 async fn reach(child: &Mutex<Child>, socket: &Path, errors: &Path) -> Result<Qmp> {
     let wait = async {
-        while !socket.exists() {
-            let ended = child.lock().await.try_wait()?;
-            if let Some(status) = ended {
+        loop {
+            if let Ok(stream) = UnixStream::connect(socket).await {
+                return Qmp::greet(stream).await;
+            }
+            if let Some(status) = child.lock().await.try_wait()? {
                 let said = std::fs::read_to_string(errors).unwrap_or_default();
                 bail!("QEMU ended with {status}: {}", said.trim());
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        Qmp::connect(socket).await
     };
     let reached = tokio::time::timeout(START_WITHIN, wait).await;
     reached.context("QEMU opened no control socket in time")?

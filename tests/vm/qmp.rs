@@ -1,6 +1,5 @@
 //! QEMU's control socket: one JSON command a line, one JSON answer a line, events in between.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -20,9 +19,8 @@ pub struct Qmp {
 }
 
 impl Qmp {
-    /// Connects to the socket, which must be there.
-    pub async fn connect(path: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(path).await.context("connect to QEMU")?;
+    /// Takes over a fresh connection.
+    pub async fn greet(stream: UnixStream) -> Result<Self> {
         let (reader, writer) = stream.into_split();
         let lines = BufReader::new(reader).lines();
         let mut qmp = Self { lines, writer };

@@ -68,16 +68,16 @@ async fn all(options: &Options, chosen: &[&Case]) -> Result<ExitCode> {
 fn announce(report: &Report, machines: &Machines) {
     let each = machines.all().map(|machine| {
         let seconds = machine.booted_in.as_secs_f64();
-        format!("{} {seconds:.1} s", machine.name)
+        format!("{} in {seconds:.1} s", machine.name)
     });
     let (kernel, accelerator) = (&report.kernel, report.accelerator);
-    println!("Linux {kernel}, {accelerator:?}: {}", each.join(", "));
+    println!("Linux {kernel}, {accelerator}, booted: {}", each.join(", "));
 }
 
 async fn one(case: &Case, machines: &mut Machines) -> Line {
     println!("== {}", case.name);
     let began = clock::now();
-    let patience = machines.common.accelerator.patience(case.within, 1);
+    let patience = case.within;
     let done = tokio::time::timeout(patience, (case.run)(machines)).await;
     let done = done.unwrap_or_else(|_| Err(anyhow!("not done within {patience:?}")));
     let done = match done {
