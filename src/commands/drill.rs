@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::builder::PossibleValuesParser;
 
+use crate::drill::lab::LabGround;
 use crate::drill::measure::Measure;
 use crate::drill::progress::Progress;
 use crate::drill::run::{self, Options};
@@ -124,7 +125,10 @@ async fn drill(args: RunArgs) -> anyhow::Result<ExitCode> {
     };
     let progress = Progress::new(scenario.name);
     let report = match args.lab {
-        Some(dir) => run::run(scenario, &options, Lab::open(&dir)?, &progress).await?,
+        Some(dir) => {
+            let mut ground = LabGround::new(Lab::open(&dir)?);
+            run::run(scenario, &options, &mut ground, &progress).await?
+        }
         None => {
             let lab = up(
                 &scratch.path().join("lab"),
@@ -132,7 +136,8 @@ async fn drill(args: RunArgs) -> anyhow::Result<ExitCode> {
                 scenario.needs_cache(),
             )
             .await?;
-            let ran = run::run(scenario, &options, lab.clone(), &progress).await;
+            let mut ground = LabGround::new(lab.clone());
+            let ran = run::run(scenario, &options, &mut ground, &progress).await;
             progress.step("taking the lab down");
             let down = down(&lab).await;
             let passed = ran.as_ref().is_ok_and(|report| report.passed);

@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::drill::cast::Cast;
-use crate::drill::stage::Stage;
+use crate::drill::ground::Ground;
+use crate::drill::lab::LabGround;
 use crate::lab::layout::{DEFAULT_SIZE, Lab};
 use crate::lab::protocol::{AskError, Request, ServiceState, ask_supervisor};
 use crate::lab::up::{Started, up};
@@ -85,22 +86,22 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn start(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let lab = up(&args.dir.dir, args.size << 20, args.volatile_cache).await?;
     let dir = lab.dir.display().to_string();
-    let stage = Stage::new(lab);
-    let cast = stage
+    let ground = LabGround::new(lab);
+    let cast = ground
         .steady(SERVES_WITHIN)
         .await
         .with_context(|| format!("the lab runs, but does not serve; look at {dir}/*/member.log"))?;
-    println!("{}", serving(&stage, &cast));
+    println!("{}", serving(&ground, &cast));
     Ok(ExitCode::SUCCESS)
 }
 
-fn serving(stage: &Stage, cast: &Cast) -> String {
+fn serving(ground: &LabGround, cast: &Cast) -> String {
     let Cast {
         active,
         standby,
         epoch,
     } = cast;
-    let address = stage.lab.member(active).postgres();
+    let address = ground.lab.member(active).postgres();
     let (host, port) = (address.ip(), address.port());
     format!(
         "{active} serves (epoch {epoch}), {standby} is ready; psql -h {host} -p {port} -U postgres"
@@ -110,9 +111,9 @@ fn serving(stage: &Stage, cast: &Cast) -> String {
 /// Cleanly if the members do well: the standby first, so that nobody waits for a hand-over.
 async fn end(args: &DirArgs) -> anyhow::Result<ExitCode> {
     let lab = Lab::open(&args.dir)?;
-    let mut stage = Stage::new(lab.clone());
-    if let Ok(cast) = stage.steady(Duration::ZERO).await
-        && let Err(error) = stage.quiesce(&cast).await
+    let mut ground = LabGround::new(lab.clone());
+    if let Ok(cast) = ground.steady(Duration::ZERO).await
+        && let Err(error) = ground.quiesce(&cast).await
     {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
@@ -133,7 +134,7 @@ async fn status(args: &DirArgs) -> anyhow::Result<ExitCode> {
         }
         answer => answer?,
     };
-    let stage = Stage::new(lab);
+    let ground = LabGround::new(lab);
     let line = |name: &str, service: &ServiceState, says: &str| {
         let pid = service
             .process
@@ -145,18 +146,18 @@ async fn status(args: &DirArgs) -> anyhow::Result<ExitCode> {
     };
     line("target", &state.target, "");
     for (name, service) in &state.members {
-        let says = stage
+        let says = ground
             .status(name)
             .await
             .map_or_else(|error| error.to_string(), |s| s.reason);
         line(name, service, &says);
     }
-    let cast = stage.steady(Duration::ZERO).await;
+    let cast = ground.steady(Duration::ZERO).await;
     println!(
         "{}",
         cast.as_ref()
             .map_or("nobody serves with a ready standby".into(), |c| serving(
-                &stage, c
+                &ground, c
             ))
     );
     Ok(ExitCode::from(u8::from(cast.is_err())))

@@ -1,7 +1,7 @@
 //! Failover drills: writers and their ledger, faults, checks, reports.
 //!
 //! ```text
-//! scenario ─► run ─┬─ stage, faults ─► lab (processes, links, lease, target)
+//! scenario ─► run ─┬─ faults ─► ground: a lab (processes, links, lease, target), or machines
 //!                  ├─ writer ─► ledger ─► verify, gap
 //!                  └─ check, target's audit, members' journals ─► report
 //! ```
@@ -11,15 +11,17 @@ pub mod check;
 pub mod expect;
 pub mod faults;
 pub mod gap;
+pub mod ground;
+pub mod lab;
 pub mod ledger;
 pub mod measure;
 pub mod progress;
 pub mod report;
 pub mod run;
 pub mod scenario;
-pub mod stage;
 pub mod stage_error;
 pub mod target;
 pub mod timeline;
 pub mod verify;
+pub mod wait;
 pub mod writer;

@@ -5,23 +5,24 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cast::Cast;
-use super::check::{self, Checked};
+use super::check;
 use super::expect::{Course, wrong_rows};
 use super::faults::Struck;
 use super::gap::gaps;
+use super::ground::Ground;
 use super::measure::millis;
 use super::progress::Progress;
-use super::report::{Check, Checks, Report};
+use super::report::{Checks, Report};
 use super::scenario::{Fault, Owner, Scenario};
-use super::stage::Stage;
 use super::stage_error::StageError;
+use super::timeline::{self, Done};
+use super::verify;
 use super::verify::{Verdict, verify};
 use super::writer::{self, ON_THE_WAY, Plan, Writer, WriterError};
-use super::{timeline, verify};
 use crate::clock;
-use crate::lab::layout::{Lab, LayoutError, MEMBERS, postgres_bin};
+use crate::lab::layout::{LayoutError, postgres_bin};
 
-/// How long the lab may take until one member serves and the other is ready.
+/// How long the system may take until one member serves and the other is ready.
 const STEADY_WITHIN: Duration = Duration::from_secs(90);
 
 /// How long an insert may take until its session is given up.
@@ -39,14 +40,14 @@ pub struct Options {
     pub seconds: Duration,
     /// Where the ledger and the reports go.
     pub report: PathBuf,
-    /// Whether the lab is to run on when the drill is over.
+    /// Whether the system is to run on when the drill is over.
     pub keep_running: bool,
 }
 
 /// A drill could not be carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum DrillError {
-    /// The lab did not do what the drill needs.
+    /// The system did not do what the drill needs.
     #[error("carry out the drill")]
     Stage(#[from] StageError),
     /// The writer failed itself.
@@ -72,11 +73,14 @@ pub enum DrillError {
     },
 }
 
-/// Runs a drill on a running lab and writes its report.
+/// Runs a drill where everything runs already, and writes its report.
+///
+/// # Errors
+/// What kept it from being carried out; a drill that failed is a report.
 pub async fn run(
     scenario: &Scenario,
     options: &Options,
-    lab: Lab,
+    ground: &mut impl Ground,
     progress: &Progress,
 ) -> Result<Report, DrillError> {
     let failed = |source| DrillError::Report {
@@ -84,13 +88,12 @@ pub async fn run(
         source,
     };
     std::fs::create_dir_all(&options.report).map_err(failed)?;
-    let mut stage = Stage::new(lab);
     let ran = tokio::select! {
-        ran = drill(scenario, options, &mut stage, progress) => ran,
+        ran = drill(scenario, options, ground, progress) => ran,
         signal = interrupted() => Err(DrillError::Interrupted { signal }),
     };
     // whatever happened: nothing stays frozen, cut off or held down
-    let undone = stage.undo().await;
+    let undone = ground.undo().await;
     let report = ran?;
     undone?;
     report.write(&options.report).map_err(failed)?;
@@ -100,26 +103,37 @@ pub async fn run(
 async fn drill(
     scenario: &Scenario,
     options: &Options,
-    stage: &mut Stage,
+    ground: &mut impl Ground,
     progress: &Progress,
 ) -> Result<Report, DrillError> {
     progress.step("waiting until one member serves and the other is ready");
-    let mut before = stage.steady(STEADY_WITHIN).await?;
-    if scenario.needs_cache() && !stage.lab.record.volatile_cache {
-        before = with_cache(stage, &before, progress).await?;
+    let mut before = ground.steady(STEADY_WITHIN).await?;
+    if scenario.needs_cache() {
+        progress.step("making sure that the target has a volatile write cache");
+        ground.with_volatile_cache(&before).await?;
+        before = ground.steady(STEADY_WITHIN).await?;
     }
-    let course = course(scenario, options, stage, before, progress).await?;
-    let plan = plan(stage, options);
+    let course = course(scenario, options, ground, before, progress).await?;
+    let plan = plan(ground, options);
     progress.step("comparing the ledger with the table");
     let verdict = match writer::rows(&plan, READ_WITHIN).await {
         Ok(rows) => Ok(verify(&course.written.entries, &rows)),
         Err(error) => Err(format!("the table could not be read: {error}")),
     };
-    let (checks, findings) = checks(stage, &course, &options.report, progress).await?;
+    let steps = ground.steps().await?;
+    let (checks, findings) = checks(ground, &course, progress).await?;
     if !options.keep_running {
-        stage.leave_stopped();
+        ground.leave_stopped();
     }
-    Ok(report(scenario, stage, &course, verdict, checks, findings))
+    let done = timeline::between(steps, course.fault, course.written.ended);
+    let former = ground.host_id(&course.before.active);
+    let judged = Judged {
+        failures: course.failures(scenario, &former),
+        verdict,
+        checks,
+        findings,
+    };
+    Ok(report(scenario, &course, &done, judged))
 }
 
 /// Waits for SIGINT or SIGTERM.
@@ -136,29 +150,16 @@ async fn interrupted() -> &'static str {
     }
 }
 
-/// Restarts the target with a volatile cache, nobody being at work on it.
-async fn with_cache(
-    stage: &mut Stage,
-    cast: &Cast,
-    progress: &Progress,
-) -> Result<Cast, StageError> {
-    progress.step("giving the target a volatile write cache");
-    stage.quiesce(cast).await?;
-    stage.restart_target(true, true).await?;
-    stage.undo().await?;
-    stage.steady(STEADY_WITHIN).await
-}
-
-fn plan(stage: &Stage, options: &Options) -> Plan {
+fn plan(ground: &impl Ground, options: &Options) -> Plan {
     let server = |name: &str| {
         let mut server = tokio_postgres::Config::new();
-        let address = stage.lab.member(name).postgres();
+        let address = ground.postgres(name);
         server.host(address.ip().to_string()).port(address.port());
         server.user("postgres").dbname("postgres");
         server
     };
     Plan {
-        servers: MEMBERS.into_iter().map(server).collect(),
+        servers: ground.members().into_iter().map(server).collect(),
         connections: options.connections,
         ledger: options.report.join("ledger"),
         insert_timeout: INSERT_TIMEOUT,
@@ -169,13 +170,13 @@ fn plan(stage: &Stage, options: &Options) -> Plan {
 async fn course(
     scenario: &Scenario,
     options: &Options,
-    stage: &mut Stage,
+    ground: &mut impl Ground,
     before: Cast,
     progress: &Progress,
 ) -> Result<Course, DrillError> {
-    let plan = plan(stage, options);
+    let plan = plan(ground, options);
     remove_if_there(&plan.ledger)?;
-    let old_fences = stage.audit().await?.fences.len();
+    let old_fences = ground.audit().await?.fences.len();
     progress.step("writing");
     let writer = Writer::start(&plan, STEADY_WITHIN).await?;
     progress.watch(&writer, options.seconds).await;
@@ -184,24 +185,13 @@ async fn course(
     let struck = Struck {
         fault: scenario.fault,
         cast: &before,
-        writer: &writer,
         lasts: options.seconds,
-        within: scenario.expect.max_gap,
     };
-    let mut failures = Vec::new();
     let fault = clock::now();
-    let injected = struck.strike(stage).await;
-    failures.extend(injected.as_ref().err().map(StageError::words));
+    let mut failures = told(struck.strike(ground).await);
     let max_gap = scenario.expect.max_gap;
     if scenario.expect.owner == Owner::Moved && failures.is_empty() {
-        failures.extend(
-            stage
-                .moved(&before, max_gap)
-                .await
-                .err()
-                .as_ref()
-                .map(StageError::words),
-        );
+        failures.extend(told(ground.moved(&before, max_gap).await));
     }
     if !writer.all_write(clock::now() + ON_THE_WAY, max_gap).await {
         failures.push(format!(
@@ -209,15 +199,15 @@ async fn course(
         ));
     }
     progress.step("all write again; waiting for the other side to come back");
-    if let Err(error) = struck.end(stage).await {
+    if let Err(error) = struck.end(ground).await {
         failures.push(error.words());
-        stage.undo().await?;
+        ground.undo().await?;
     }
-    let after = stage.steady(STEADY_WITHIN).await;
+    let after = ground.steady(STEADY_WITHIN).await;
     failures.extend(after.as_ref().err().map(StageError::words));
     progress.watch(&writer, options.seconds).await;
     let written = writer.finish().await?;
-    let audit = stage.audit().await?;
+    let audit = ground.audit().await?;
     let gaps = gaps(&written.entries, options.connections, fault, written.ended);
     Ok(Course {
         before,
@@ -229,6 +219,11 @@ async fn course(
         old_fences,
         failures,
     })
+}
+
+/// What failed, in words.
+fn told(result: Result<(), StageError>) -> Vec<String> {
+    result.err().iter().map(StageError::words).collect()
 }
 
 fn remove_if_there(path: &Path) -> Result<(), DrillError> {
@@ -243,75 +238,56 @@ fn remove_if_there(path: &Path) -> Result<(), DrillError> {
 
 /// `pg_amcheck` on the running database; then both members stopped, and the volume checked at rest.
 async fn checks(
-    stage: &mut Stage,
+    ground: &mut impl Ground,
     course: &Course,
-    report: &Path,
     progress: &Progress,
 ) -> Result<(Checks, Vec<String>), DrillError> {
-    let bin_dir = postgres_bin()?;
-    let image = stage.lab.namespace();
     let cast = course.after.as_ref().unwrap_or(&course.before);
     progress.step("pg_amcheck");
-    let address = stage.lab.member(&cast.active).postgres();
+    let address = ground.postgres(&cast.active);
     let server = check::Server {
         host: address.ip().to_string(),
         port: address.port(),
         user: "postgres".to_owned(),
     };
-    let amcheck = check::amcheck(&server, &bin_dir).await;
+    let amcheck = check::amcheck(&server, &postgres_bin()?).await;
     progress.step("stopping both members; e2fsck, pg_checksums");
-    let (e2fsck, checksums) = match stage.quiesce(cast).await {
-        Ok(()) => {
-            let e2fsck = check::e2fsck(&image).await;
-            let mount_point =
-                check::mount_point(&stage.lab.dir).map_err(|source| DrillError::Report {
-                    dir: report.to_owned(),
-                    source,
-                })?;
-            (
-                e2fsck,
-                check::checksums(&image, &mount_point, &bin_dir).await,
-            )
-        }
+    let [e2fsck, checksums] = match ground.quiesce(cast).await {
+        Ok(()) => ground.inspect().await?,
         Err(error) => {
             let why = format!("the members could not be stopped: {}", error.words());
-            (check::not_run(why.clone()), check::not_run(why))
+            [check::not_run(why.clone()), check::not_run(why)]
         }
     };
     let all = [&e2fsck, &checksums, &amcheck];
-    let findings = all
-        .into_iter()
-        .filter_map(|checked| checked.finding.clone())
-        .collect();
-    let result = |checked: &Checked| -> Check { checked.result };
+    let findings = all.into_iter().filter_map(|c| c.finding.clone()).collect();
     let checks = Checks {
-        e2fsck: result(&e2fsck),
-        checksums: result(&checksums),
-        amcheck: result(&amcheck),
+        e2fsck: e2fsck.result,
+        checksums: checksums.result,
+        amcheck: amcheck.result,
     };
     Ok((checks, findings))
 }
 
-fn report(
-    scenario: &Scenario,
-    stage: &Stage,
-    course: &Course,
+/// What was found beside the course of events.
+struct Judged {
+    failures: Vec<String>,
     verdict: Result<Verdict, String>,
     checks: Checks,
     findings: Vec<String>,
-) -> Report {
+}
+
+fn report(scenario: &Scenario, course: &Course, done: &[Done], judged: Judged) -> Report {
     let Course {
         before,
         after,
         fault,
-        written,
+        written: _,
         gaps,
         ..
     } = course;
-    let done = timeline::between(&stage.lab, *fault, written.ended);
-    let former = stage.lab.member(&before.active).record().host_id;
-    let mut failures = course.failures(scenario, &former.to_string());
-    let writes = match verdict {
+    let mut failures = judged.failures;
+    let writes = match judged.verdict {
         Ok(verdict) => {
             failures.extend(wrong_rows(&verdict));
             verdict.writes
@@ -321,13 +297,13 @@ fn report(
             verify::Writes::default()
         }
     };
-    failures.extend(findings);
-    let fence = course.fence(&done);
+    failures.extend(judged.findings);
+    let fence = course.fence(done);
     if fence.as_ref().is_some_and(|fence| !fence.verified) {
         failures.push("the fence is not verified".to_owned());
     }
     let planned = matches!(scenario.fault, Fault::Switchover | Fault::Terminate);
-    let detection = timeline::detection_ms(&done, *fault).filter(|_| !planned);
+    let detection = timeline::detection_ms(done, *fault).filter(|_| !planned);
     Report {
         scenario: scenario.name.to_owned(),
         passed: failures.is_empty(),
@@ -336,9 +312,9 @@ fn report(
         epoch_after: after.as_ref().map_or(before.epoch, |cast| cast.epoch),
         write_gap_ms: millis(gaps.longest.length()),
         detection_ms: detection,
-        phases: timeline::phases(&done, *fault, gaps.longest.to),
+        phases: timeline::phases(done, *fault, gaps.longest.to),
         writes,
         fence,
-        checks,
+        checks: judged.checks,
     }
 }

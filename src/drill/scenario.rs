@@ -28,6 +28,8 @@ pub enum Fault {
     Terminate,
     /// SIGKILL to everything of the active.
     KillSide,
+    /// The kernel of the active's machine panics.
+    Panic,
     /// SIGKILL to the active's postmaster.
     KillPostmaster,
     /// SIGSTOP to everything of the active, later SIGCONT.
@@ -88,7 +90,7 @@ const fn stays(owner: Owner, max_gap: u64) -> Expect {
     }
 }
 
-/// All drills.
+/// All drills that one machine can do.
 #[rustfmt::skip] // A table.
 pub const SCENARIOS: [Scenario; 10] = [
     Scenario { name: "planned", fault: Fault::Switchover, expect: moved(true, false, 5),
@@ -122,6 +124,15 @@ pub const SCENARIOS: [Scenario; 10] = [
         what: "volatile cache lost together with the active",
         must: "every acknowledged write survives" },
 ];
+
+/// Only where every member has a kernel of its own.
+pub const KERNEL_PANIC: Scenario = Scenario {
+    name: "kernel-panic",
+    what: "the kernel of the active's machine panics",
+    must: "take-over with verified fence",
+    fault: Fault::Panic,
+    expect: moved(true, false, 15),
+};
 
 impl Scenario {
     /// Whether the target needs a volatile write cache for it.

@@ -61,6 +61,22 @@ pub enum StageError {
         #[source]
         source: io::Error,
     },
+    /// The ground cannot do this.
+    #[error("{fault} cannot be done on {ground}")]
+    Unsupported {
+        /// What was to be done.
+        fault: &'static str,
+        /// Where.
+        ground: &'static str,
+    },
+    /// Something on a machine under drill, told in words.
+    #[error("{what}: {why}")]
+    Machine {
+        /// What was attempted.
+        what: String,
+        /// What happened instead.
+        why: String,
+    },
     /// The member does not run.
     #[error("member {member} has no {what}")]
     Missing {
@@ -72,6 +88,13 @@ pub enum StageError {
 }
 
 impl StageError {
+    pub(super) fn missing(member: &str, what: &'static str) -> Self {
+        Self::Missing {
+            member: member.to_owned(),
+            what,
+        }
+    }
+
     /// The error with its causes, in words.
     pub fn words(&self) -> String {
         let mut text = self.to_string();

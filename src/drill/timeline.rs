@@ -2,23 +2,15 @@
 
 use super::report::Phase;
 use crate::clock::Mono;
-use crate::journal::{Step, steps};
-use crate::lab::layout::{Lab, MEMBERS};
+use crate::journal::Step;
 
 /// A step and who did it.
 pub type Done = (String, Step);
 
-/// Every step of both members that began between `fault` and `end`, in the order of their starts.
-pub fn between(lab: &Lab, fault: Mono, end: Mono) -> Vec<Done> {
-    let mut done: Vec<Done> = MEMBERS
-        .into_iter()
-        .flat_map(|name| {
-            steps(&lab.member(name).journal())
-                .into_iter()
-                .map(|s| (name.to_owned(), s))
-        })
-        .filter(|(_, step)| step.began >= fault && step.began <= end)
-        .collect();
+/// The steps that began between `fault` and `end`, in the order of their starts.
+pub fn between(steps: Vec<Done>, fault: Mono, end: Mono) -> Vec<Done> {
+    let during = |(_, step): &Done| step.began >= fault && step.began <= end;
+    let mut done: Vec<Done> = steps.into_iter().filter(during).collect();
     done.sort_by_key(|(_, step)| step.began);
     done
 }

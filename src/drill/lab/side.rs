@@ -1,0 +1,87 @@
+//! Killing, freezing and waking a whole side of a lab.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::LabGround;
+use super::undo::Undo;
+use crate::drill::stage_error::StageError;
+use crate::drill::wait::until;
+use crate::lab::fuse::{self, Connection};
+use crate::lab::protocol::Request;
+
+/// How long signals may take to be carried out.
+const SIGNALS_WITHIN: Duration = Duration::from_secs(10);
+
+impl LabGround {
+    /// SIGKILL to everything of a member, which stays down until [`Undo::Release`].
+    pub(super) async fn kill_all_of(&mut self, member: &str) -> Result<(), StageError> {
+        let root = self.process(member).await?;
+        self.ask(Request::Hold {
+            member: member.to_owned(),
+        })
+        .await?;
+        self.undo.push(Undo::Release(member.to_owned()));
+        let tree = root.tree();
+        self.signal(member, &tree, Signal::SIGKILL)?;
+        let what = "the end of everything of the active";
+        until(what, SIGNALS_WITHIN, async || {
+            Ok(!tree.iter().any(|process| process.lives()))
+        })
+        .await
+    }
+
+    /// SIGSTOP to everything of a member; the bridge first, so that writes queue in it: those are
+    /// what a zombie sends when it wakes up.
+    pub(super) async fn freeze_all_of(&mut self, member: &str) -> Result<(), StageError> {
+        let root = self.process(member).await?;
+        let bridge = self.bridge(member).await?;
+        self.undo.push(Undo::Thaw(vec![bridge]));
+        self.signal(member, &[bridge], Signal::SIGSTOP)?;
+        let failed = |what| {
+            move |source| StageError::Io {
+                what,
+                path: fuse::CONTROL.into(),
+                source,
+            }
+        };
+        let queue = Connection::of(bridge).map_err(failed("find the bridge's connection in"))?;
+        let what = "a write queued in the stopped bridge";
+        until(what, SIGNALS_WITHIN, async || {
+            queue
+                .waits()
+                .map_err(failed("count the waiting requests in"))
+        })
+        .await?;
+        let mut frozen = vec![bridge];
+        // children that were forked while their parents were being stopped are found the next time
+        loop {
+            let tree = root.tree();
+            let fresh: Vec<_> = tree.into_iter().filter(|p| !frozen.contains(p)).collect();
+            if fresh.is_empty() {
+                return Ok(());
+            }
+            self.signal(member, &fresh, Signal::SIGSTOP)?;
+            frozen.extend(fresh);
+            self.undo.pop();
+            self.undo.push(Undo::Thaw(frozen.clone()));
+        }
+    }
+
+    /// SIGCONT to all that was frozen but the member itself: the bridge and PostgreSQL.
+    pub(super) async fn thaw_all_but(&mut self, member: &str) -> Result<(), StageError> {
+        let root = self.process(member).await?;
+        for undo in std::mem::take(&mut self.undo) {
+            match undo {
+                Undo::Thaw(frozen) => {
+                    let (own, others): (Vec<_>, Vec<_>) = frozen.iter().partition(|p| **p == root);
+                    self.signal(member, &others, Signal::SIGCONT)?;
+                    self.undo.push(Undo::Thaw(own));
+                }
+                other => self.undo.push(other),
+            }
+        }
+        Ok(())
+    }
+}
