@@ -14,6 +14,7 @@ pub struct Program {
 #[derive(Subcommand)]
 pub enum Mode {
     /// Boots the machines and runs the cases
+    #[command(override_usage = "scripts/test-vm [OPTIONS]")]
     Run(Options),
     /// The same, already in namespaces of its own
     #[command(hide = true)]
@@ -26,10 +27,10 @@ pub enum Mode {
 #[derive(Args)]
 pub struct Options {
     /// Folder with a kernel: usr/lib/modules/VERSION/vmlinuz and the modules beside it
-    #[arg(long)]
+    #[arg(long, hide = true)]
     pub kernel: PathBuf,
     /// Empty folder to mount a temporary filesystem on, seen by this program alone
-    #[arg(long)]
+    #[arg(long, hide = true)]
     pub scratch: PathBuf,
     /// Run the cases of the long form too
     #[arg(long)]
