@@ -39,6 +39,27 @@ impl Initiator {
         Ok(())
     }
 
+    /// Sends a command of the I/O queues as it is, with its data or room for `expected` bytes, whatever
+    /// the controller may make of it: for tests that hold a target against the specification.
+    /// Gives the bytes that came.
+    pub async fn passthrough(
+        &self,
+        command: Command,
+        data: Vec<u8>,
+        expected: usize,
+    ) -> Result<Bytes, Error> {
+        let transfer = Transfer {
+            out: data.into(),
+            expected,
+        };
+        let length = transfer.out.len().max(expected);
+        let command = match length {
+            0 => command,
+            _ => command.transfer(length),
+        };
+        Ok(self.run("Passthrough", command, transfer).await?.data)
+    }
+
     /// Checks a range before anything is sent.
     fn check(
         &self,

@@ -5,10 +5,16 @@
 //! that a property test can hold the two against each other. It does no input or output and knows
 //! no time: whoever uses it says when a command ends.
 
+mod departures;
+mod requests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use nvme::reservation::{Acquire, ChangePersistence, Register, Registrant, Release};
+use nvme::reservation_codec::{AcquireRequest, RegisterRequest, ReleaseRequest};
 use nvme::{HostId, ReservationReport, ReservationType, Status};
+
+pub use departures::{Departure, Departures, Described, Quirks};
 
 use crate::{Command, Outcome};
 
@@ -19,51 +25,6 @@ pub enum Access {
     Read,
     /// Write, Write Zeroes, Dataset Management, Flush.
     Write,
-}
-
-/// How targets differ from the specification, or use its liberties.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Quirks {
-    /// nvmet: a holder that preempts another registrant only changes the type; the victim stays.
-    pub holder_preempt_keeps_victim: bool,
-    /// nvmet: a preempt whose key matches nobody is a conflict; the specification has that for the
-    /// all-registrants types only.
-    pub missing_victim_conflicts: bool,
-    /// nvmet: releasing another type than the one held is a conflict instead of an invalid field.
-    pub wrong_release_conflicts: bool,
-    /// SPDK: a preempt-and-abort that would have to wait ends with Command Interrupted, after the
-    /// change of state and before the old commands are over.
-    pub drain_gives_up: bool,
-    /// The target cannot keep registrations over a power loss: CPTPL 3 is an invalid field.
-    pub volatile: bool,
-    /// nvmet: CPTPL is ignored instead of refused.
-    pub persistence_ignored: bool,
-}
-
-impl Quirks {
-    /// The specification, with persistence.
-    pub const NONE: Self = Self {
-        holder_preempt_keeps_victim: false,
-        missing_victim_conflicts: false,
-        wrong_release_conflicts: false,
-        drain_gives_up: false,
-        volatile: false,
-        persistence_ignored: false,
-    };
-    /// Linux' nvmet as of 6.13.
-    pub const NVMET: Self = Self {
-        holder_preempt_keeps_victim: true,
-        missing_victim_conflicts: true,
-        wrong_release_conflicts: true,
-        volatile: true,
-        persistence_ignored: true,
-        ..Self::NONE
-    };
-    /// SPDK 26.01 with a PTPL file.
-    pub const SPDK: Self = Self {
-        drain_gives_up: true,
-        ..Self::NONE
-    };
 }
 
 /// A command on the namespace's blocks that has begun and not ended.
@@ -95,8 +56,14 @@ pub struct Model {
     quirks: Quirks,
     generation: u32,
     persistent: bool,
+    /// With an all-registrants reservation every registrant holds; `by` is the one that a target
+    /// with [`Departure::OneHolderOfAll`] takes for the holder.
     held: Option<Held>,
     keys: BTreeMap<HostId, u64>,
+    /// The registrants in the order in which they registered.
+    arrived: Vec<HostId>,
+    /// Departures that made a difference since they were last taken.
+    met: Departures,
     in_flight: BTreeMap<CommandId, (HostId, Access)>,
     drains: BTreeMap<DrainId, BTreeSet<CommandId>>,
     last_id: u64,
@@ -139,6 +106,29 @@ impl Model {
         }
     }
 
+    /// The same namespace whose generation counts on from `generation`.
+    pub fn with_generation(self, generation: u32) -> Self {
+        Self { generation, ..self }
+    }
+
+    /// The departures that made a difference since this was last asked.
+    pub fn take_met(&mut self) -> Departures {
+        std::mem::take(&mut self.met)
+    }
+
+    fn has(&self, departure: Departure) -> bool {
+        self.quirks.departures.has(departure)
+    }
+
+    /// Whether this target departs so, to be asked where that makes a difference.
+    fn departs(&mut self, departure: Departure) -> bool {
+        let departs = self.has(departure);
+        if departs {
+            self.met.add(departure);
+        }
+        departs
+    }
+
     /// Reservation Register without IEKEY. A refusal changes nothing.
     pub fn register(
         &mut self,
@@ -146,36 +136,11 @@ impl Model {
         action: Register,
         persistence: ChangePersistence,
     ) -> Result<(), Status> {
-        let persistent = match persistence {
-            _ if self.quirks.persistence_ignored => self.persistent,
-            ChangePersistence::Unchanged => self.persistent,
-            ChangePersistence::Volatile => false,
-            ChangePersistence::Persistent if self.quirks.volatile => return Err(INVALID),
-            ChangePersistence::Persistent => true,
-        };
-        let current = self.keys.get(&host).copied();
-        match action {
-            Register::Register { key } if current == Some(key) => {}
-            Register::Register { .. } if current.is_some() => return Err(CONFLICT),
-            Register::Replace { current: named, .. } | Register::Unregister { key: named }
-                if current != Some(named) =>
-            {
-                return Err(CONFLICT);
-            }
-            Register::Register { key: 0 } | Register::Replace { new: 0, .. } => {
-                return Err(INVALID);
-            }
-            Register::Register { key } | Register::Replace { new: key, .. } => {
-                self.keys.insert(host, key);
-            }
-            Register::Unregister { .. } => self.remove(host),
-        }
-        self.persistent = persistent;
-        self.generation = self.generation.wrapping_add(1);
-        Ok(())
+        let request = RegisterRequest::from_action(action, false, persistence);
+        self.register_request(host, &request)
     }
 
-    /// Reservation Acquire. A refusal changes nothing, but for [`Quirks::drain_gives_up`].
+    /// Reservation Acquire. A refusal changes nothing, but for [`Departure::DrainGivesUp`].
     pub fn acquire(
         &mut self,
         host: HostId,
@@ -183,66 +148,7 @@ impl Model {
         key: u64,
         kind: ReservationType,
     ) -> Executed {
-        if self.keys.get(&host) != Some(&key) {
-            return completed(Err(CONFLICT));
-        }
-        match action {
-            Acquire::Acquire => completed(self.acquire_free(host, kind)),
-            Acquire::Preempt { victim } => completed(self.preempt(host, victim, kind).map(drop)),
-            Acquire::PreemptAndAbort { victim } => match self.preempt(host, victim, kind) {
-                Ok(removed) => self.drain(&removed),
-                Err(status) => completed(Err(status)),
-            },
-        }
-    }
-
-    fn acquire_free(&mut self, host: HostId, kind: ReservationType) -> Result<(), Status> {
-        match self.held {
-            None => self.held = Some(Held { kind, by: host }),
-            Some(held) if self.holds(host) && held.kind == kind => {}
-            Some(_) => return Err(CONFLICT),
-        }
-        Ok(())
-    }
-
-    /// Who was unregistered.
-    fn preempt(
-        &mut self,
-        host: HostId,
-        victim: u64,
-        kind: ReservationType,
-    ) -> Result<BTreeSet<HostId>, Status> {
-        let all = self.held.is_some_and(|held| held.kind.is_all_registrants());
-        let holder_key = self.held.filter(|_| !all).map(|held| self.keys[&held.by]);
-        let named: BTreeSet<HostId> = match victim {
-            0 if all => self.keys.keys().copied().collect(),
-            0 => return Err(INVALID),
-            _ => {
-                let matching = self.keys.iter().filter(|(_, key)| **key == victim);
-                matching.map(|(host, _)| *host).collect()
-            }
-        };
-        if named.is_empty() && (all || self.quirks.missing_victim_conflicts) {
-            return Err(CONFLICT);
-        }
-        self.generation = self.generation.wrapping_add(1);
-        if self.quirks.holder_preempt_keeps_victim && !all && self.holds(host) {
-            self.held = Some(Held { kind, by: host });
-            return Ok(BTreeSet::new());
-        }
-        let takes_over = (all && victim == 0) || holder_key == Some(victim);
-        let mut removed = named;
-        if takes_over {
-            removed.remove(&host);
-        }
-        for gone in &removed {
-            self.remove(*gone);
-        }
-        if takes_over {
-            self.held = Some(Held { kind, by: host });
-        }
-        removed.remove(&host);
-        Ok(removed)
+        self.acquire_request(host, &AcquireRequest::from_action(action, key, kind))
     }
 
     fn drain(&mut self, removed: &BTreeSet<HostId>) -> Executed {
@@ -254,7 +160,7 @@ impl Model {
         if waiting.is_empty() {
             return completed(Ok(()));
         }
-        if self.quirks.drain_gives_up {
+        if self.departs(Departure::DrainGivesUp) {
             return completed(Err(Status::COMMAND_INTERRUPTED));
         }
         let id = DrainId(self.fresh_id());
@@ -264,34 +170,20 @@ impl Model {
 
     /// Reservation Release. A refusal changes nothing.
     pub fn release(&mut self, host: HostId, action: Release, key: u64) -> Result<(), Status> {
-        if self.keys.get(&host) != Some(&key) {
-            return Err(CONFLICT);
-        }
-        match (action, self.held) {
-            (Release::Clear, _) => {
-                self.held = None;
-                self.keys.clear();
-                self.generation = self.generation.wrapping_add(1);
-            }
-            (Release::Release(_), _) if !self.holds(host) => {}
-            (Release::Release(kind), Some(held)) if held.kind != kind => {
-                return Err(match self.quirks.wrong_release_conflicts {
-                    true => CONFLICT,
-                    false => INVALID,
-                });
-            }
-            (Release::Release(_), _) => self.held = None,
-        }
-        Ok(())
+        self.release_request(host, &ReleaseRequest::from_action(action, key))
     }
 
     /// Reservation Report: one entry for each host.
     pub fn report(&self) -> ReservationReport {
-        let registrants = self.keys.iter().map(|(host, key)| Registrant {
+        let order = match self.has(Departure::ReportInOrderOfArrival) {
+            true => self.arrived.clone(),
+            false => self.sorted(),
+        };
+        let registrants = order.into_iter().map(|host| Registrant {
             controller: 0xffff,
-            holder: self.holds(*host),
-            host: *host,
-            key: *key,
+            holder: self.holds(host),
+            host,
+            key: self.keys[&host],
         });
         ReservationReport {
             generation: self.generation,
@@ -299,6 +191,10 @@ impl Model {
             persistent: self.persistent,
             registrants: registrants.collect(),
         }
+    }
+
+    fn sorted(&self) -> Vec<HostId> {
+        self.keys.keys().copied().collect()
     }
 
     /// Whether this host holds the reservation.
@@ -376,6 +272,7 @@ impl Model {
     pub fn forget(&mut self) {
         self.held = None;
         self.keys.clear();
+        self.arrived.clear();
         self.generation = 0;
     }
 
@@ -396,12 +293,14 @@ impl Model {
 
     /// Takes a registration away, and the reservation with it where nobody else holds it.
     fn remove(&mut self, host: HostId) {
-        let held = self.holds(host);
         self.keys.remove(&host);
-        let others_hold = self.keys.keys().any(|other| self.holds(*other));
-        if held && !others_hold {
-            self.held = None;
-        }
+        self.arrived.retain(|other| *other != host);
+        let Some(held) = self.held.filter(|held| held.by == host) else {
+            return;
+        };
+        let next = self.arrived.first();
+        let next = next.filter(|_| held.kind.is_all_registrants());
+        self.held = next.map(|next| Held { by: *next, ..held });
     }
 
     fn fresh_id(&mut self) -> u64 {
