@@ -305,7 +305,7 @@ fn races() -> Vec<Case> {
             aborted,
         ),
         on(
-            Quirks::NVMET,
+            Quirks::NVMET_6_13,
             case(
                 "the same where that conflicts",
                 vec![(4, After(beat))],

@@ -67,7 +67,7 @@ impl World {
         let mut tape = Tape { bytes, at: 0 };
         let quirks = match tape.draw() % 4 {
             0 | 1 => Quirks::NONE,
-            2 => Quirks::NVMET,
+            2 => Quirks::NVMET_6_13,
             _ => Quirks::SPDK,
         };
         Self {

@@ -160,12 +160,12 @@ fn a_volatile_target_is_refused_where_persistence_is_required() {
         Err(StartRefused::NotPersistent)
     );
 
-    let mut model = Model::new(Quirks::NVMET);
+    let mut model = Model::new(Quirks::NVMET_6_13);
     assert_eq!(
         start(&mut model, persistent(), &[]),
         Err(StartRefused::NotPersistent)
     );
-    assert!(start(&mut Model::new(Quirks::NVMET), limits(at(77)), &[]).is_ok());
+    assert!(start(&mut Model::new(Quirks::NVMET_6_13), limits(at(77)), &[]).is_ok());
 }
 
 #[test]

@@ -131,7 +131,7 @@ impl World {
         let mut rng = Rng::new(seed);
         let count = [2, 2, 2, 3, 3, 4][rng.index(6)];
         let timings = timings(&mut rng);
-        let quirks = [Quirks::NONE, Quirks::NVMET, Quirks::SPDK][rng.index(3)];
+        let quirks = [Quirks::NONE, Quirks::NVMET_6_13, Quirks::SPDK][rng.index(3)];
         let persistent = rng.chance(60) && !quirks.volatile;
         let volatile = rng.chance(30);
         let drain_wait = timings.keep_alive * 3 + timings.quiesce;

@@ -7,6 +7,7 @@
 mod accelerator;
 mod agent;
 mod cases;
+mod conformance;
 mod console;
 mod cpio;
 mod initramfs;

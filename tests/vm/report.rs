@@ -1,5 +1,6 @@
 //! What the cases found, as a table and as JSON.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ pub struct Outcome {
     /// Writes of fenced hosts that the target refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused_writes: Option<u64>,
+    /// How often each named departure from the specification decided a command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub departures: Option<BTreeMap<&'static str, u64>>,
     /// Whatever else is worth keeping, one thing a line.
     pub notes: Vec<String>,
 }

@@ -6,16 +6,20 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Departure {
-    /// nvmet: a holder that preempts another registrant only changes the type; the victim stays.
+    /// nvmet 6.13: a holder that preempts another registrant only changes the type; the victim stays.
     HolderKeepsVictim,
+    /// nvmet: a holder that preempts its own key only changes the type; others with that key stay.
+    HolderKeepsNamesake,
     /// nvmet: a preempt whose key matches nobody is a conflict.
     MissingVictimConflicts,
     /// nvmet: preempting the key 0 while nobody holds is a conflict.
     ZeroVictimConflicts,
     /// nvmet: of an all-registrants reservation one registrant counts as the holder.
     OneHolderOfAll,
-    /// nvmet: replacing or unregistering with IEKEY needs a registration all the same.
-    IgnoredKeyNeedsRegistration,
+    /// nvmet 6.13: replacing with IEKEY needs a registration all the same.
+    ReplaceNeedsRegistration,
+    /// nvmet: unregistering with IEKEY needs a registration all the same.
+    UnregisterNeedsRegistration,
     /// nvmet: the key 0 can be registered.
     ZeroKeyRegisters,
     /// nvmet: releasing another type than the one held is a conflict.
@@ -57,12 +61,14 @@ pub struct Described {
 
 impl Departure {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::HolderKeepsVictim,
+        Self::HolderKeepsNamesake,
         Self::MissingVictimConflicts,
         Self::ZeroVictimConflicts,
         Self::OneHolderOfAll,
-        Self::IgnoredKeyNeedsRegistration,
+        Self::ReplaceNeedsRegistration,
+        Self::UnregisterNeedsRegistration,
         Self::ZeroKeyRegisters,
         Self::WrongReleaseConflicts,
         Self::ReleaseTypeUnchecked,
@@ -111,12 +117,20 @@ impl Departure {
                     "with any PRKEY: Success, takes the command's type, unregisters nobody",
                 ],
             ),
+            Self::HolderKeepsNamesake => row(
+                "holder-keeps-namesake",
+                "8.1.24.7",
+                [
+                    "a preempt of the holder's key, by the holder too, unregisters all others with that key",
+                    "the holder's own only takes the command's type: others with its key stay",
+                ],
+            ),
             Self::MissingVictimConflicts => row(
                 "missing-victim-conflicts",
                 "8.1.24.7",
                 [
                     "PRKEY that matches nobody is a conflict under an all-registrants reservation alone",
-                    "Reservation Conflict under every reservation that another holds, and under none",
+                    "Reservation Conflict, whoever holds",
                 ],
             ),
             Self::ZeroVictimConflicts => row(
@@ -135,12 +149,20 @@ impl Departure {
                     "one registrant counts: another's acquire is a conflict, its release does nothing",
                 ],
             ),
-            Self::IgnoredKeyNeedsRegistration => row(
-                "iekey-needs-registration",
+            Self::ReplaceNeedsRegistration => row(
+                "iekey-replace-needs-registration",
+                "7.6, 8.1.24.3",
+                [
+                    "with IEKEY the absence of a current key causes no error: replace registers",
+                    "Reservation Conflict for a host that is not registered",
+                ],
+            ),
+            Self::UnregisterNeedsRegistration => row(
+                "iekey-unregister-needs-registration",
                 "7.6",
                 [
                     "with IEKEY the absence of a current key causes no error",
-                    "replace and unregister of a host that is not registered conflict",
+                    "Reservation Conflict for a host that is not registered",
                 ],
             ),
             Self::ZeroKeyRegisters => free(
@@ -256,9 +278,14 @@ impl Departures {
         self.0 & (1 << departure as u8) != 0
     }
 
+    /// The set with this one.
+    pub const fn with(self, departure: Departure) -> Self {
+        Self(self.0 | 1 << departure as u8)
+    }
+
     /// Adds one.
     pub fn add(&mut self, departure: Departure) {
-        self.0 |= 1 << departure as u8;
+        *self = self.with(departure);
     }
 
     /// Those in the set, in the table's order.
@@ -282,15 +309,15 @@ impl Quirks {
         volatile: false,
         departures: Departures::NONE,
     };
-    /// Linux' nvmet as of 6.13, as measured by `scripts/test-vm conformance`.
+    /// Linux' nvmet of 7.3, as measured by the case `conformance` of `scripts/test-vm`.
     pub const NVMET: Self = Self {
         volatile: true,
         departures: Departures::of(&[
-            Departure::HolderKeepsVictim,
+            Departure::HolderKeepsNamesake,
             Departure::MissingVictimConflicts,
             Departure::ZeroVictimConflicts,
             Departure::OneHolderOfAll,
-            Departure::IgnoredKeyNeedsRegistration,
+            Departure::UnregisterNeedsRegistration,
             Departure::ZeroKeyRegisters,
             Departure::WrongReleaseConflicts,
             Departure::ReleaseTypeUnchecked,
@@ -302,6 +329,15 @@ impl Quirks {
             Departure::ReportInOrderOfArrival,
             Departure::CompareUnknown,
         ]),
+    };
+    /// Linux' nvmet of 6.13, the first with reservations: what its source does beyond
+    /// [`Self::NVMET`] was mended since.
+    pub const NVMET_6_13: Self = Self {
+        volatile: true,
+        departures: Self::NVMET
+            .departures
+            .with(Departure::HolderKeepsVictim)
+            .with(Departure::ReplaceNeedsRegistration),
     };
     /// SPDK 26.01 with a PTPL file.
     pub const SPDK: Self = Self {

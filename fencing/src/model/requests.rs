@@ -72,8 +72,11 @@ impl Model {
     fn replace_key(&mut self, host: HostId, request: &RegisterRequest) -> Result<(), Status> {
         match self.key_of(host) {
             None if request.ignore_existing_key => {
-                if self.departs(Departure::IgnoredKeyNeedsRegistration) {
+                if self.departs(Departure::ReplaceNeedsRegistration) {
                     return Err(CONFLICT);
+                }
+                if request.new == 0 {
+                    return Err(INVALID);
                 }
             }
             Some(_) if request.ignore_existing_key => {}
@@ -86,7 +89,7 @@ impl Model {
     fn unregister(&mut self, host: HostId, request: &RegisterRequest) -> Result<(), Status> {
         match self.key_of(host) {
             None if request.ignore_existing_key => {
-                if self.departs(Departure::IgnoredKeyNeedsRegistration) {
+                if self.departs(Departure::UnregisterNeedsRegistration) {
                     return Err(CONFLICT);
                 }
             }
@@ -146,9 +149,10 @@ impl Model {
     ) -> Result<BTreeSet<HostId>, Status> {
         let all = self.held.is_some_and(|held| held.kind.is_all_registrants());
         if let Some(held) = self.held.filter(|held| !all && held.by == host)
-            && self.has(Departure::HolderKeepsVictim)
+            && self.only_changes_type(held, victim, kind)
         {
-            self.change_own_type(held, victim, kind);
+            self.held = Some(Held { kind, ..held });
+            self.generation = self.generation.wrapping_add(1);
             return Ok(BTreeSet::new());
         }
         let holder_key = self.held.filter(|_| !all).map(|held| self.keys[&held.by]);
@@ -172,17 +176,21 @@ impl Model {
         Ok(self.unregister_all(host, named, takes_over.then_some(kind)))
     }
 
-    /// [`Departure::HolderKeepsVictim`]. It makes no difference where nobody else has the key and
-    /// the type is the same, or the holder names its own key.
-    fn change_own_type(&mut self, held: Held, victim: u64, kind: ReservationType) {
+    /// Whether the holder's own preempt does not unregister anybody on this target. That makes no
+    /// difference where nobody else has the key and the type is the same, or the key is its own.
+    fn only_changes_type(&mut self, held: Held, victim: u64, kind: ReservationType) -> bool {
         let own = self.keys[&held.by] == victim;
         let others = self.with_key(victim).iter().any(|host| *host != held.by);
+        let departure = match own {
+            true if self.has(Departure::HolderKeepsNamesake) => Departure::HolderKeepsNamesake,
+            _ if self.has(Departure::HolderKeepsVictim) => Departure::HolderKeepsVictim,
+            _ => return false,
+        };
         let same = victim != 0 && !others && (own || kind == held.kind);
         if !same {
-            self.met.add(Departure::HolderKeepsVictim);
+            self.met.add(departure);
         }
-        self.held = Some(Held { kind, ..held });
-        self.generation = self.generation.wrapping_add(1);
+        true
     }
 
     /// Unregisters `named`; who takes over, with this type, stays.

@@ -4,6 +4,7 @@
 //! All machines run and all links are up when a case begins; what it froze, cut or killed is put
 //! right after it. What else it made on the machines it should take away. An error fails it.
 
+mod conformance;
 mod lease;
 mod machines;
 mod nvmet;
@@ -57,6 +58,18 @@ const CASES: &[Case] = &[
         form: Form::Long,
         within: Duration::from_secs(180),
         run: |machines| Box::pin(lease::locks(machines)),
+    },
+    Case {
+        name: "conformance",
+        form: Form::Short,
+        within: Duration::from_secs(300),
+        run: |machines| Box::pin(conformance::sequences(machines, conformance::SHORT)),
+    },
+    Case {
+        name: "conformance-long",
+        form: Form::Long,
+        within: Duration::from_secs(1200),
+        run: |machines| Box::pin(conformance::sequences(machines, conformance::LONG)),
     },
 ];
 

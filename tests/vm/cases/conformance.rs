@@ -1,0 +1,89 @@
+//! nvmet and Baton's target answer the same command sequences, each as its model predicts.
+
+mod exported;
+
+use std::ops::Range;
+
+use anyhow::{Context, Result};
+use fencing::model::Quirks;
+use nvme::target::{NamespaceConfig, Target, TargetConfig, default_subsystem};
+
+use crate::conformance::carry::Carrier;
+use crate::conformance::compare::{Side, Summary, run};
+use crate::conformance::table;
+use crate::machines::Machines;
+use crate::report::Outcome;
+
+use exported::Exported;
+
+/// Namespaces that are used at the same time: preempt-and-abort waits long in the kernel.
+const LANES: u32 = 4;
+
+/// The seeds of the short form.
+pub const SHORT: Range<u64> = 0..200;
+
+/// The seeds of the long form.
+pub const LONG: Range<u64> = 0..2000;
+
+/// Bytes of each namespace of Baton's target.
+const NAMESPACE_BYTES: u64 = 1 << 20;
+
+/// Runs the sequences of these seeds.
+pub async fn sequences(machines: &mut Machines, seeds: Range<u64>) -> Result<Outcome> {
+    let exported = Exported::up(&machines.storage, LANES).await?;
+    let files = tempfile::tempdir_in(&machines.common.scratch).context("make a directory")?;
+    // One target keeps reservations over a power loss, the other cannot, as nvmet.
+    let persistent = baton_target(files.path(), "persistent").await?;
+    let volatile = baton_target(files.path(), "volatile").await?;
+    let lanes = (0..LANES).map(async |lane| {
+        let (target, is_volatile) = match lane % 2 {
+            0 => (&persistent, false),
+            _ => (&volatile, true),
+        };
+        let quirks = Quirks {
+            volatile: is_volatile,
+            ..Quirks::NONE
+        };
+        let (ours, nsid) = (target.address().to_string(), lane / 2 + 1);
+        let ours = Carrier::connect(&ours, &default_subsystem(), nsid).await?;
+        let theirs = exported.address();
+        let theirs = Carrier::connect(&theirs, &exported.subsystem()?, lane + 1).await?;
+        let mut sides = [
+            Side::new("nvmet", theirs, Quirks::NVMET),
+            Side::new("Baton", ours, quirks),
+        ];
+        let mut summary = Summary::default();
+        for seed in seeds.clone().skip(lane as usize).step_by(LANES as usize) {
+            run(seed, &mut sides, &mut summary).await?;
+        }
+        anyhow::Ok(summary)
+    });
+    let summary = total(lanes.collect()).await?;
+    exported.down().await?;
+    Ok(Outcome {
+        notes: table::lines(seeds, &summary),
+        departures: Some(table::counts(&summary)),
+        ..Outcome::default()
+    })
+}
+
+/// The lanes side by side; the first failure ends all.
+async fn total(lanes: Vec<impl Future<Output = Result<Summary>>>) -> Result<Summary> {
+    let [a, b, c, d] = <[_; LANES as usize]>::try_from(lanes)
+        .map_err(|_| anyhow::anyhow!("there are {LANES} lanes"))?;
+    let (a, b, c, d) = tokio::try_join!(a, b, c, d)?;
+    let mut summary = Summary::default();
+    [a, b, c, d].iter().for_each(|lane| summary.add(lane));
+    Ok(summary)
+}
+
+async fn baton_target(folder: &std::path::Path, name: &str) -> Result<Target> {
+    let namespace = |n: u32| {
+        let file = folder.join(format!("{name}-{n}"));
+        NamespaceConfig::new(file, Some(NAMESPACE_BYTES))
+    };
+    let mut config = TargetConfig::local(namespace(1));
+    config.namespaces.push(namespace(2));
+    config.state = (name == "persistent").then(|| folder.join("state"));
+    Target::start(config).await.context("start Baton's target")
+}
