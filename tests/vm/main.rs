@@ -10,6 +10,7 @@ mod cases;
 mod conformance;
 mod console;
 mod cpio;
+mod exported;
 mod initramfs;
 mod isolate;
 mod keep;

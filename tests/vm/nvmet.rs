@@ -84,6 +84,20 @@ impl<'a> Target<'a> {
         self.script(DOWN).await.context("take the export away")
     }
 
+    /// Takes the subsystem away from its port: connections break and cannot be made, reservations
+    /// stay.
+    pub async fn leave_port(&self) -> Result<()> {
+        let script = "rm \"/sys/kernel/config/nvmet/ports/1/subsystems/$SUBSYSTEM\"";
+        self.script(script).await.context("take the port away")
+    }
+
+    /// The end of [`Self::leave_port`].
+    pub async fn return_to_port(&self) -> Result<()> {
+        let script = "cd /sys/kernel/config/nvmet
+            ln -s \"$PWD/subsystems/$SUBSYSTEM\" ports/1/subsystems/";
+        self.script(script).await.context("add the port again")
+    }
+
     async fn script(&self, script: &str) -> Result<()> {
         let address = self.address();
         let settings = format!(

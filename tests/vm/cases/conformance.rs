@@ -1,7 +1,5 @@
 //! nvmet and Baton's target answer the same command sequences, each as its model predicts.
 
-mod exported;
-
 use std::ops::Range;
 
 use anyhow::{Context, Result};
@@ -11,10 +9,9 @@ use nvme::target::{NamespaceConfig, Target, TargetConfig, default_subsystem};
 use crate::conformance::carry::Carrier;
 use crate::conformance::compare::{Side, Summary, run};
 use crate::conformance::table;
+use crate::exported::{Disks, Exported};
 use crate::machines::Machines;
 use crate::report::Outcome;
-
-use exported::Exported;
 
 /// Namespaces that are used at the same time: preempt-and-abort waits long in the kernel.
 const LANES: u32 = 4;
@@ -30,7 +27,7 @@ const NAMESPACE_BYTES: u64 = 1 << 20;
 
 /// Runs the sequences of these seeds.
 pub async fn sequences(machines: &mut Machines, seeds: Range<u64>) -> Result<Outcome> {
-    let exported = Exported::up(&machines.storage, LANES).await?;
+    let exported = Exported::up(&machines.storage, Disks::InMemory(LANES)).await?;
     let files = tempfile::tempdir_in(&machines.common.scratch).context("make a directory")?;
     // One target keeps reservations over a power loss, the other cannot, as nvmet.
     let persistent = baton_target(files.path(), "persistent").await?;

@@ -8,6 +8,7 @@ mod conformance;
 mod lease;
 mod machines;
 mod nvmet;
+mod user_initiator;
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -70,6 +71,12 @@ const CASES: &[Case] = &[
         form: Form::Long,
         within: Duration::from_secs(1200),
         run: |machines| Box::pin(conformance::sequences(machines, conformance::LONG)),
+    },
+    Case {
+        name: "user-initiator",
+        form: Form::Short,
+        within: Duration::from_secs(240),
+        run: |machines| Box::pin(user_initiator::all(machines)),
     },
 ];
 
