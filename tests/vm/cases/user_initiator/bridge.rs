@@ -1,5 +1,6 @@
 //! The bridge's block device with ext4 on it, over nvmet.
 
+use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ mkdir "$2/mount"
 mount -t ext4 "$1" "$2/mount"
 for n in $(seq 150); do
     dd if=/dev/urandom of="$2/mount/$n" bs=8k count=$((n % 24 + 1)) conv=fsync status=none
+    [ "$n" != 40 ] || : >"$2/amid"
 done
 (cd "$2/mount" && sha256sum [0-9]*) >"$2/sums"
 umount "$2/mount"
@@ -116,8 +118,9 @@ pub async fn filesystem(
     let folder = tempfile::tempdir_in(&machines.common.scratch)?;
     let path = folder.path().display().to_string();
     let bridge = Bridge::start(&path, address).await?;
+    let amid = folder.path().join("amid");
     let cut = async {
-        tokio::time::sleep(AWAY).await;
+        timeout(SCRIPT_WITHIN, until_there(&amid)).await?;
         target.leave_port().await?;
         let cut = clock::now();
         tokio::time::sleep(AWAY).await;
@@ -144,6 +147,13 @@ pub async fn filesystem(
         "bridge: {files} files of ext4, each durable, the port away for {AWAY:?} in the middle, \
          the last {after:?} after it left; read back after a remount; fenced, its write fails"
     )])
+}
+
+/// The load says that it has written a part.
+async fn until_there(path: &Path) {
+    while !path.exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Another host takes the volume: the device's writes fail until it lets go.
