@@ -66,7 +66,8 @@ impl World {
     fn new(bytes: Vec<u8>) -> Self {
         let mut tape = Tape { bytes, at: 0 };
         let quirks = match tape.draw() % 4 {
-            0 | 1 => Quirks::NONE,
+            0 => Quirks::NONE,
+            1 => Quirks::NVMET,
             2 => Quirks::NVMET_6_13,
             _ => Quirks::SPDK,
         };
