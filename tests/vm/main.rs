@@ -6,6 +6,7 @@
 
 mod accelerator;
 mod agent;
+mod backend;
 mod cases;
 mod conformance;
 mod console;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Mode::Run(options) => isolate::enter(&options),
         Mode::Inside(options) => isolate::settle(&options).and_then(|()| run::run(&options)),
         Mode::Agent => agent::guest::serve(),
+        Mode::Backend(commands) => backend::run(&commands),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

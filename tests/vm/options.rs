@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::backend::Commands;
+
 /// Runs Baton's cases between virtual machines. Use scripts/test-vm, which obtains a kernel.
 #[derive(Parser)]
 pub struct Program {
@@ -22,6 +24,9 @@ pub enum Mode {
     /// In a machine: does what the program outside asks
     #[command(hide = true)]
     Agent,
+    /// In a machine: commands through Baton's kernel backend
+    #[command(hide = true)]
+    Backend(Commands),
 }
 
 #[derive(Args)]

@@ -305,8 +305,13 @@ fn adjust(options: &super::Options, view: &View<'_>) {
                 set(&at.join(name), &wanted.as_secs().to_string());
             }
         }
-        for queue in queues(&at) {
-            set(&queue.join("io_timeout"), &times.io.as_millis().to_string());
+        // A controller's own are there since Linux 7: its end sends one last admin command.
+        let own = ["admin_timeout", "io_timeout"].map(|name| at.join(name));
+        let queues = queues(&at)
+            .into_iter()
+            .map(|queue| queue.join("io_timeout"));
+        for time_out in own.into_iter().chain(queues).filter(|path| path.exists()) {
+            set(&time_out, &times.io.as_millis().to_string());
         }
     }
 }
@@ -317,10 +322,7 @@ fn queues(controller: &Path) -> Vec<PathBuf> {
         .into_iter()
         .flatten()
         .flatten();
-    entries
-        .map(|entry| entry.path().join("queue"))
-        .filter(|queue| queue.join("io_timeout").exists())
-        .collect()
+    entries.map(|entry| entry.path().join("queue")).collect()
 }
 
 fn set(path: &Path, value: &str) {
