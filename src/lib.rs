@@ -6,6 +6,7 @@ pub mod commands;
 pub mod config;
 pub mod control;
 pub mod decide;
+pub mod doctor;
 pub mod drill;
 pub mod journal;
 pub mod lab;

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 mod ask;
 pub mod bridge;
 pub mod confirm_stopped;
+pub mod doctor;
 pub mod drill;
 pub mod history;
 pub mod lab;
@@ -49,6 +50,7 @@ subcommands! {
     Drill = drill,
     #[command(hide = true)]
     PostgresInit = postgres_init,
+    Doctor = doctor,
     Lab = lab,
     Run = run,
     Status = status,

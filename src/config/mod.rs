@@ -262,6 +262,14 @@ impl Config {
         Self::accept(path, config, problems)
     }
 
+    /// What this machine lacks for running the member, with the setting that says so. Changes nothing
+    /// and touches no device.
+    pub fn missing_here(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        machine::check(self, &mut problems);
+        problems
+    }
+
     /// What of it the decisions rest on. The member with the lowest number may format a blank volume:
     /// every member knows that without a further setting.
     pub fn for_decisions(&self) -> decide::Config {

@@ -16,7 +16,7 @@ mod raw;
 pub use device::{BlockDevice, Usage, disk_sequence, usage};
 pub use filesystem::shut_down;
 pub use loopback::{LoopDevice, MAX_LOOP_BLOCK_SIZE, MIN_LOOP_BLOCK_SIZE};
-pub use process::{become_io_flusher, die_with_parent};
+pub use process::{become_io_flusher, clock_is_synchronized, die_with_parent};
 
 /// Why an operation on a block device failed.
 #[derive(Debug, thiserror::Error)]

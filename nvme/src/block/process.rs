@@ -13,6 +13,11 @@ pub fn become_io_flusher() -> io::Result<()> {
     raw::set_io_flusher()
 }
 
+/// Whether something keeps this machine's wall clock in step with the world's (`adjtimex`).
+pub fn clock_is_synchronized() -> io::Result<bool> {
+    raw::clock_is_synchronized()
+}
+
 /// Has the kernel kill the calling process when the parent *thread* ends (`PR_SET_PDEATHSIG`), and
 /// fails if `parent`, the process meant, is no longer the parent: it died before this call.
 pub fn die_with_parent(parent: nix::unistd::Pid) -> io::Result<()> {

@@ -160,6 +160,17 @@ pub(super) fn set_io_flusher() -> io::Result<()> {
     }
 }
 
+/// `adjtimex` that changes nothing: whether the kernel takes its wall clock for synchronized.
+pub(super) fn clock_is_synchronized() -> io::Result<bool> {
+    // SAFETY: timex holds plain numbers, for which zero is a value.
+    let mut times: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one timex to the exclusively borrowed one; modes 0 sets nothing.
+    match unsafe { libc::adjtimex(&mut times) } {
+        -1 => Err(io::Error::last_os_error()),
+        state => Ok(state != libc::TIME_ERROR),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
