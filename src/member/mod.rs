@@ -20,6 +20,7 @@ mod self_fence;
 mod senses;
 mod start;
 mod steps;
+mod warm;
 
 use std::mem::discriminant;
 use std::process::ExitCode;

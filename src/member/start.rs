@@ -28,6 +28,7 @@ use super::marks::Marks;
 use super::self_fence::SelfFence;
 use super::senses::Senses;
 use super::steps::{Database, Tools};
+use super::warm;
 use crate::clock;
 use crate::config::{Config, Endpoint, Postgres, Volume};
 use crate::control::{Requests, Server};
@@ -160,6 +161,7 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
     let cluster = ClusterTag::of(&config.cluster);
     let host = config.volume.host_id;
     let instance = instance(&config)?;
+    warm::load_ext4().await;
     refuse_taken_port(&config)?;
     let volume = Arc::new(connect(&config.volume, &core.timings).await?);
     let identified = volume.identify().await?;
