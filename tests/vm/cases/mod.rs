@@ -5,6 +5,8 @@
 //! right after it. What else it made on the machines it should take away. An error fails it.
 
 mod conformance;
+mod kernel_backend;
+mod kernel_initiator;
 mod lease;
 mod machines;
 mod nvmet;
@@ -53,6 +55,18 @@ const CASES: &[Case] = &[
         form: Form::Short,
         within: Duration::from_secs(180),
         run: |machines| Box::pin(nvmet::reservations(machines)),
+    },
+    Case {
+        name: "kernel-initiator",
+        form: Form::Short,
+        within: Duration::from_secs(300),
+        run: |machines| Box::pin(kernel_initiator::initiator(machines)),
+    },
+    Case {
+        name: "kernel-backend",
+        form: Form::Long,
+        within: Duration::from_secs(300),
+        run: |machines| Box::pin(kernel_backend::backend(machines)),
     },
     Case {
         name: "lease-locks",
