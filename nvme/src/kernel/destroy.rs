@@ -78,7 +78,7 @@ impl KernelInitiator {
             let remotes = view.controllers().filter_map(|c| c.remote());
             work.addresses.extend(remotes);
             let mut disks = view.meant();
-            disks.extend(known);
+            disks.extend(known.filter(|disk| !disks.contains(disk)));
             (view.incarnations(), disks)
         };
         self.current.send_replace(None);
