@@ -4,7 +4,7 @@
 check:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --locked -- -D warnings
-    cargo clippy --test vm --locked -- -D warnings
+    cargo clippy --workspace --test vm --locked -- -D warnings
 
 # every test and drill; installs what is missing; needs root
 test:

@@ -61,6 +61,22 @@ pub struct Client {
     patience: Duration,
 }
 
+/// Asks one thing, and waits for its last reply: a switchover tells its progress before.
+///
+/// # Errors
+/// As [`Client::connect`], [`Client::send`] and [`Client::receive`].
+pub fn ask(socket: &Path, request: &Request, patience: Duration) -> Result<Reply, ClientError> {
+    let progresses = matches!(request, Request::Switchover { .. });
+    let mut client = Client::connect(socket, patience)?;
+    client.send(request)?;
+    loop {
+        match client.receive()? {
+            Reply::Status(_) if progresses => {}
+            reply => return Ok(reply),
+        }
+    }
+}
+
 impl Client {
     /// Connects. All answers must come within `patience` from now.
     ///

@@ -15,7 +15,7 @@ mod requests;
 mod server;
 pub mod status;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, ask};
 pub use protocol::{Ownerships, Reply, Request};
 pub use requests::{ControlRequest, Requests};
 pub(crate) use server::history;

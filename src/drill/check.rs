@@ -1,7 +1,7 @@
 //! The volume and the database at rest, by the tools of their own makers.
 
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
@@ -90,16 +90,34 @@ async fn judge(name: &str, mut command: Command) -> Checked {
         .kill_on_drop(true)
         .current_dir("/");
     match timeout(TOOL_WITHIN, command.output()).await {
-        Ok(Ok(output)) if output.status.success() => Checked {
-            result: Check::Clean,
-            finding: None,
-        },
-        Ok(Ok(output)) => Checked {
-            result: Check::Damaged,
-            finding: Some(format!("{name}: {}: {}", output.status, said(&output))),
-        },
+        Ok(Ok(output)) => {
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&said);
+            judged(
+                name,
+                output.status.success(),
+                &output.status.to_string(),
+                &said,
+            )
+        }
         Ok(Err(error)) => not_run(format!("{name} could not run: {error}")),
         Err(_) => not_run(format!("{name} took longer than {TOOL_WITHIN:?}")),
+    }
+}
+
+/// The result of a tool that ran: how it ended, and what it said.
+pub fn judged(name: &str, succeeded: bool, ended: &str, said: &str) -> Checked {
+    if succeeded {
+        return Checked {
+            result: Check::Clean,
+            finding: None,
+        };
+    }
+    let lines: Vec<_> = said.lines().collect();
+    let last = lines[lines.len().saturating_sub(5)..].join("; ");
+    Checked {
+        result: Check::Damaged,
+        finding: Some(format!("{name}: {ended}: {last}")),
     }
 }
 
@@ -109,13 +127,6 @@ pub fn not_run(why: String) -> Checked {
         result: Check::NotRun,
         finding: Some(why),
     }
-}
-
-/// The last lines of what a tool printed.
-fn said(output: &Output) -> String {
-    let lines = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
-    let lines: Vec<_> = lines.iter().flat_map(|text| text.lines()).collect();
-    lines[lines.len().saturating_sub(5)..].join("; ")
 }
 
 /// A directory for [`checksums`] to mount on, made if it is missing.

@@ -50,7 +50,7 @@ impl Course {
         Some(Fence {
             kind: "reservation".to_owned(),
             verified: self.audit.violations == 0 && proof.is_some_and(proven),
-            preempted_key: Some(format!("{:#018x}", last.victim_key)),
+            preempted_key: last.victim_key.map(|key| format!("{key:#018x}")),
             refused_writes: refused.sum(),
         })
     }
@@ -164,7 +164,7 @@ mod tests {
         let record = |victim: &str, sequence| FenceRecord {
             sequence,
             victim: victim.into(),
-            victim_key: 7,
+            victim_key: Some(7),
             by: "host-b".into(),
             kind: "preempt_and_abort".into(),
             refused_writes: 3,

@@ -34,8 +34,8 @@ pub struct FenceRecord {
     pub sequence: u64,
     /// The host identifier of the fenced host.
     pub victim: String,
-    /// The key it had.
-    pub victim_key: u64,
+    /// The key it had, where the record tells.
+    pub victim_key: Option<u64>,
     /// The host identifier of the host that fenced it.
     pub by: String,
     /// By which command.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use baton::clock;
+use baton::{clock, control};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -227,6 +227,36 @@ impl Machine {
     pub async fn wait(&self, pid: u32, within: Duration) -> Result<i32> {
         match self.ask(Do::Wait { pid }, within).await? {
             Done::Ended(code) => Ok(code),
+            other => bail!("the agent answers {other:?}"),
+        }
+    }
+
+    /// Asks the member behind a control socket there.
+    pub async fn member(
+        &self,
+        socket: &str,
+        request: control::Request,
+        within: Duration,
+    ) -> Result<control::Reply> {
+        let what = Do::Ask {
+            socket: socket.into(),
+            request,
+            seconds: within.as_secs().max(1),
+        };
+        match self.ask(what, within + ANSWER_MARGIN).await? {
+            Done::Replied(reply) => Ok(*reply),
+            other => bail!("the agent answers {other:?}"),
+        }
+    }
+
+    /// What must be added to the machine's monotonic clock to have ours, in milliseconds. As exact as
+    /// the answer is quick.
+    pub async fn clock_offset(&self) -> Result<i64> {
+        let before = clock::now().as_millis();
+        let answer = self.ask(Do::Clock, self.patience(COMMAND_WITHIN)).await?;
+        let after = clock::now().as_millis();
+        match answer {
+            Done::Time(there) => Ok(before.midpoint(after).cast_signed() - there.cast_signed()),
             other => bail!("the agent answers {other:?}"),
         }
     }

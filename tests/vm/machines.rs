@@ -13,8 +13,11 @@ use crate::network::{self, Network};
 /// Baton's program, by a path that is the same in every machine.
 pub const BATON: &str = env!("CARGO_BIN_EXE_baton");
 
+/// The last number of the target's addresses.
+pub const STORAGE_NUMBER: u8 = 10;
+
 /// Names and last numbers of addresses.
-const STORAGE: (&str, u8) = ("storage", 10);
+const STORAGE: (&str, u8) = ("storage", STORAGE_NUMBER);
 const NODE_A: (&str, u8) = ("node-a", 11);
 const NODE_B: (&str, u8) = ("node-b", 12);
 
@@ -79,6 +82,12 @@ impl Machines {
     /// By its name.
     pub fn by_name(&self, name: &str) -> Option<&Machine> {
         self.all().into_iter().find(|machine| machine.name == name)
+    }
+
+    /// By its name.
+    pub fn by_name_mut(&mut self, name: &str) -> Option<&mut Machine> {
+        let all = [&mut self.storage, &mut self.node_a, &mut self.node_b];
+        all.into_iter().find(|machine| machine.name == name)
     }
 
     /// Boots those that do not run, at the same time.

@@ -11,6 +11,7 @@ mod cases;
 mod conformance;
 mod console;
 mod cpio;
+mod drill;
 mod exported;
 mod initramfs;
 mod isolate;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Mode::Inside(options) => isolate::settle(&options).and_then(|()| run::run(&options)),
         Mode::Agent => agent::guest::serve(),
         Mode::Backend(commands) => backend::run(&commands),
+        Mode::Follow => drill::follow::follow(),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -63,9 +63,14 @@ impl<'a> Target<'a> {
     /// Exports the disk. What was exported before is taken away first: reservations are lost, the
     /// blocks stay.
     pub async fn up(storage: &'a Machine) -> Result<Self> {
-        let target = Self { storage };
+        let target = Self::on(storage);
         target.start().await?;
         Ok(target)
+    }
+
+    /// The target of a machine, whether it is up or not.
+    pub fn on(storage: &'a Machine) -> Self {
+        Self { storage }
     }
 
     /// Its address on the storage network.

@@ -27,6 +27,9 @@ pub enum Mode {
     /// In a machine: commands through Baton's kernel backend
     #[command(hide = true)]
     Backend(Commands),
+    /// In a machine: tells what the trace of the kernel's target tells
+    #[command(hide = true)]
+    Follow,
 }
 
 #[derive(Args)]

@@ -18,7 +18,7 @@ use super::stage_error::StageError;
 use super::target::{Audit, Target};
 use super::timeline::Done;
 use super::wait::until;
-use crate::control::{self, Client, Reply, Status};
+use crate::control::{self, Reply, Status};
 use crate::lab::layout::{Lab, MEMBERS, postgres_bin};
 use crate::lab::protocol::{Request, State, ask_supervisor};
 
@@ -78,7 +78,7 @@ impl LabGround {
         Ok(ask_supervisor(&self.lab.supervisor_socket(), &request, within).await?)
     }
 
-    /// Asks a member, and waits for the last reply: a switchover tells its progress before.
+    /// Asks a member, and waits for its last reply.
     async fn ask_member(
         &self,
         member: &str,
@@ -86,18 +86,8 @@ impl LabGround {
         within: Duration,
     ) -> Result<Reply, StageError> {
         let socket = self.lab.member(member).socket();
-        let asked = tokio::task::spawn_blocking(move || {
-            let progresses = matches!(request, control::Request::Switchover { .. });
-            let mut client = Client::connect(&socket, within)?;
-            client.send(&request)?;
-            loop {
-                match client.receive()? {
-                    Reply::Status(_) if progresses => {}
-                    reply => return Ok(reply),
-                }
-            }
-        });
-        let asked = asked
+        let ask = move || control::ask(&socket, &request, within);
+        let asked = tokio::task::spawn_blocking(ask)
             .await
             .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         asked.map_err(|source| StageError::Member {

@@ -9,6 +9,7 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use baton::{clock, control};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
@@ -104,6 +105,22 @@ fn begin(request: Request, children: &mut Children, finished: &mpsc::UnboundedSe
             let within = Duration::from_secs(seconds);
             tokio::spawn(async move { answer(run(&argv, input, within).await) });
         }
+        Do::Ask {
+            socket,
+            request,
+            seconds,
+        } => {
+            let within = Duration::from_secs(seconds);
+            tokio::task::spawn_blocking(move || {
+                let reply = control::ask(&socket, &request, within);
+                answer(
+                    reply
+                        .map(|reply| Done::Replied(Box::new(reply)))
+                        .map_err(Into::into),
+                );
+            });
+        }
+        Do::Clock => answer(Ok(Done::Time(clock::now().as_millis()))),
         Do::Start { argv, log } => answer(start(&argv, &log, children)),
         Do::Wait { pid } => {
             let Some(mut child) = children.remove(&pid) else {

@@ -4,6 +4,9 @@
 pub mod guest;
 pub mod host;
 
+use std::path::PathBuf;
+
+use baton::control;
 use serde::{Deserialize, Serialize};
 
 /// From outside to inside.
@@ -30,6 +33,14 @@ pub enum Do {
     Start { argv: Vec<String>, log: String },
     /// Wait for the end of what was started.
     Wait { pid: u32 },
+    /// Ask a member at its control socket, within `seconds`.
+    Ask {
+        socket: PathBuf,
+        request: control::Request,
+        seconds: u64,
+    },
+    /// Tell the time.
+    Clock,
 }
 
 /// From inside to outside.
@@ -50,6 +61,9 @@ pub enum Done {
     Ran(Output),
     Started(u32),
     Ended(i32),
+    Replied(Box<control::Reply>),
+    /// `CLOCK_BOOTTIME` of the machine, in milliseconds.
+    Time(u64),
 }
 
 /// What a command left. Text that is not UTF-8 is replaced.

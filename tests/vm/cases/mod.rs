@@ -5,6 +5,7 @@
 //! right after it. What else it made on the machines it should take away. An error fails it.
 
 mod conformance;
+mod drills;
 mod kernel_backend;
 mod kernel_initiator;
 mod lease;
@@ -41,6 +42,9 @@ pub enum Form {
     /// With `--all`, or by its name.
     Long,
 }
+
+/// A drill with the set-up of its members, and their machine's boot after it.
+const DRILL_WITHIN: Duration = Duration::from_secs(600);
 
 /// All cases, in the order in which they are run.
 const CASES: &[Case] = &[
@@ -91,6 +95,48 @@ const CASES: &[Case] = &[
         form: Form::Short,
         within: Duration::from_secs(240),
         run: |machines| Box::pin(user_initiator::all(machines)),
+    },
+    Case {
+        name: "planned",
+        form: Form::Short,
+        within: DRILL_WITHIN,
+        run: |machines| Box::pin(drills::drill(machines, "planned")),
+    },
+    Case {
+        name: "freeze",
+        form: Form::Short,
+        within: DRILL_WITHIN,
+        run: |machines| Box::pin(drills::drill(machines, "freeze")),
+    },
+    Case {
+        name: "sigterm",
+        form: Form::Long,
+        within: DRILL_WITHIN,
+        run: |machines| Box::pin(drills::drill(machines, "sigterm")),
+    },
+    Case {
+        name: "crash",
+        form: Form::Long,
+        within: DRILL_WITHIN,
+        run: |machines| Box::pin(drills::drill(machines, "crash")),
+    },
+    Case {
+        name: "storage-cut",
+        form: Form::Long,
+        within: DRILL_WITHIN,
+        run: |machines| Box::pin(drills::drill(machines, "storage-cut")),
+    },
+    Case {
+        name: "target-restart",
+        form: Form::Long,
+        within: DRILL_WITHIN,
+        run: |machines| Box::pin(drills::drill(machines, "target-restart")),
+    },
+    Case {
+        name: "kernel-panic",
+        form: Form::Long,
+        within: DRILL_WITHIN,
+        run: |machines| Box::pin(drills::drill(machines, "kernel-panic")),
     },
 ];
 

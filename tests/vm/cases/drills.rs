@@ -1,0 +1,76 @@
+//! The drills on machines: the same writer, ledger and checks as on one machine, the kernel's own
+//! NVMe/TCP, and a whole machine's death.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use baton::drill::progress::Progress;
+use baton::drill::report::Report;
+use baton::drill::run::{self, Options};
+use baton::drill::scenario;
+
+use crate::drill::VmGround;
+use crate::machines::Machines;
+use crate::report::Outcome;
+
+/// Connections that write at the same time.
+const CONNECTIONS: u16 = 4;
+
+/// How long they write before the fault and after it.
+const WRITING: Duration = Duration::from_secs(3);
+
+/// Runs one drill on members of its own.
+pub async fn drill(machines: &mut Machines, name: &str) -> Result<Outcome> {
+    let panic = scenario::KERNEL_PANIC;
+    let found = scenario::find(name).or(Some(&panic).filter(|panic| panic.name == name));
+    let mut scenario = *found.with_context(|| format!("no drill {name}"))?;
+    let patient = machines.storage.patience(scenario.expect.max_gap);
+    scenario.expect.max_gap = patient;
+    let options = Options {
+        connections: CONNECTIONS,
+        seconds: WRITING,
+        report: folder(machines, scenario.name),
+        keep_running: false,
+    };
+    let mut ground = VmGround::up(machines).await?;
+    let ran = run::run(
+        &scenario,
+        &options,
+        &mut ground,
+        &Progress::new(scenario.name),
+    )
+    .await;
+    let logs = ground.logs().await;
+    let down = ground.down().await;
+    let report = ran.map_err(|error| anyhow::Error::from(error).context(logs.clone()))?;
+    println!("{report}");
+    if !report.passed {
+        bail!("{}\n{logs}", report.failures.join("; "));
+    }
+    down.map(|()| outcome(&report))
+}
+
+/// Below the report's folder if there is one, else among what goes with the test.
+fn folder(machines: &Machines, name: &str) -> PathBuf {
+    machines.common.scratch.join(format!("drill-{name}"))
+}
+
+fn outcome(report: &Report) -> Outcome {
+    let fence = report.fence.as_ref();
+    let verified = |verified| if verified { "verified" } else { "not verified" };
+    let writes = &report.writes;
+    Outcome {
+        gap_ms: Some(report.write_gap_ms),
+        fence: fence.map(|fence| format!("{}, {}", fence.kind, verified(fence.verified))),
+        refused_writes: fence.map(|fence| fence.refused_writes),
+        notes: vec![
+            format!(
+                "{} writes acknowledged, {} lost, {} duplicated, {} unknown",
+                writes.acknowledged, writes.lost, writes.duplicated, writes.unknown
+            ),
+            format!("epoch {} to {}", report.epoch_before, report.epoch_after),
+        ],
+        ..Outcome::default()
+    }
+}
