@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use nix::fcntl::{Flock, FlockArg};
 use nvme::block;
-use nvme::bridge::{Bridge, BridgeOptions};
+use nvme::bridge::{Bridge, BridgeOptions, Driver};
 use nvme::initiator::{Initiator, Options};
 use nvme::{HostId, HostIdentity, Nqn};
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,7 +22,7 @@ use crate::mount_namespace;
 
 /// Show a namespace as a block device (internal: started by a member)
 ///
-/// Prints {"device": "/dev/loopN", "connection": N} when the device can be used. Ends, and takes the device away,
+/// Prints {"device": "/dev/loopN", "connection": N} or {"device": "/dev/ublkbN", "ublk": {…}} when the device can be used. Ends, and takes the device away,
 /// when its standard input ends, on SIGTERM or SIGINT, and when its parent dies. What was not
 /// flushed until then is lost, as when a disk is pulled out.
 #[derive(clap::Args)]
@@ -54,6 +54,9 @@ pub struct Args {
     /// How long requests wait for a lost path before they fail, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 10_000)]
     pub path_loss_ms: u64,
+    /// What shows the block device
+    #[arg(long, value_enum, default_value = "auto")]
+    pub backend: BackendChoice,
     /// I/O queues, each with its own TCP connection
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub io_queues: u16,
@@ -79,6 +82,27 @@ impl Args {
         options.digests.header = self.header_digest;
         options.digests.data = self.data_digest;
         options
+    }
+}
+
+/// What shows the device, as an argument.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum BackendChoice {
+    /// ublk where the kernel has it, else FUSE and loop
+    Auto,
+    /// The kernel's ublk driver
+    Ublk,
+    /// FUSE and a loop device
+    Fuse,
+}
+
+impl From<BackendChoice> for Driver {
+    fn from(choice: BackendChoice) -> Self {
+        match choice {
+            BackendChoice::Auto => Self::Auto,
+            BackendChoice::Ublk => Self::Ublk,
+            BackendChoice::Fuse => Self::Fuse,
+        }
     }
 }
 
@@ -131,7 +155,8 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    let line = serde_json::json!({ "device": bridge.device(), "connection": bridge.connection() });
+    let announcement = bridge.announcement();
+    let line = serde_json::to_string(&announcement).context("write the device's name")?;
     let mut output = std::io::stdout();
     writeln!(output, "{line}").context("name the device on standard output")?;
     output
@@ -140,9 +165,14 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
     tokio::select! {
         reason = stop => {
             tracing::info!(reason, device = %bridge.device().display(), "the device goes away");
-            Ok(())
+            bridge.close().await.context("take the device away")
         }
-        () = bridge.ended() => anyhow::bail!("the kernel ended the connection to the bridge"),
+        () = bridge.ended() => {
+            if let Err(error) = bridge.close().await {
+                tracing::warn!(%error, "something of the device is left");
+            }
+            anyhow::bail!("the kernel ended the connection to the bridge")
+        }
     }
 }
 
@@ -153,6 +183,8 @@ async fn attach(args: &Args) -> anyhow::Result<Bridge> {
     let options = BridgeOptions {
         path_loss: Duration::from_millis(args.path_loss_ms),
         name: format!("baton {}", args.subsystem),
+        driver: args.backend.into(),
+        directory: Some(args.directory.clone()),
     };
     Bridge::attach(Arc::new(initiator), options)
         .await

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nvme::bridge::{Left, UblkDevice};
 
 use super::fuse::Connection;
 use super::layout::Lab;
@@ -53,6 +54,7 @@ pub enum DownError {
 pub async fn down(lab: &Lab) -> Result<(), DownError> {
     let recorded = recorded(lab)?;
     let loops = loop_devices(lab);
+    let directories = bridge_directories(lab);
     if let Some(supervisor) = recorded
         .as_ref()
         .map(|state| state.supervisor)
@@ -75,7 +77,7 @@ pub async fn down(lab: &Lab) -> Result<(), DownError> {
         .iter()
         .filter(|l| l.is_attached())
         .for_each(Loop::abort);
-    nothing_left(&lab.dir, &loops).await?;
+    nothing_left(&lab.dir, &loops, &directories).await?;
     for stale in [lab.processes(), lab.supervisor_socket()] {
         drop(std::fs::remove_file(stale));
     }
@@ -182,11 +184,49 @@ impl Loop {
     }
 }
 
-/// Waits until no process or mount of the lab is left, and its loop devices are free.
-async fn nothing_left(dir: &Path, loops: &[Loop]) -> Result<(), DownError> {
+/// The directories that bridges of the lab have had and not taken away.
+fn bridge_directories(lab: &Lab) -> Vec<PathBuf> {
+    let names = lab.record.members.keys();
+    let bridges = names.map(|name| lab.member(name).bridge());
+    // one that never ran has none
+    let entries = bridges.filter_map(|bridge| std::fs::read_dir(bridge).ok());
+    entries
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// Takes away the ublk device that is recorded in a bridge's directory, and says what is left of it.
+fn ublk_left(directory: &Path) -> Option<String> {
+    let removed = UblkDevice::recorded(directory).and_then(|device| {
+        let Some(device) = device else {
+            return Ok(None);
+        };
+        match device.remove()? {
+            Left::Nothing => UblkDevice::forget(directory).map(|()| None),
+            Left::Served | Left::Held => Ok(Some(device)),
+        }
+    });
+    match removed {
+        Ok(left) => left.map(|device| format!("ublk device {}", device.path().display())),
+        Err(error) => Some(format!(
+            "the ublk device recorded in {} ({error})",
+            directory.display()
+        )),
+    }
+}
+
+/// Waits until no process or mount of the lab is left, and its block devices are free.
+async fn nothing_left(
+    dir: &Path,
+    loops: &[Loop],
+    directories: &[PathBuf],
+) -> Result<(), DownError> {
     let until = clock::now() + GONE_WITHIN;
     loop {
-        let left = left(dir, loops)?;
+        let mut left = left(dir, loops)?;
+        left.extend(directories.iter().filter_map(|d| ublk_left(d)));
         if left.is_empty() {
             return Ok(());
         }

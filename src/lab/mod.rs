@@ -1,6 +1,7 @@
 //! The whole system on one machine, below one directory: a target, two members, the links between
 //! them, and a supervisor that keeps them running as a kubelet would.
 
+pub mod bridge_queue;
 pub mod configure;
 pub mod down;
 pub mod forwarder;

@@ -14,8 +14,8 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::filesystem::{FILE_NAME, OneFile};
-use super::{Backend, BridgeError, BridgeOptions, Volume};
-use crate::block::{LoopDevice, MAX_LOOP_BLOCK_SIZE, MIN_LOOP_BLOCK_SIZE};
+use super::{Backend, BridgeError, Volume};
+use crate::block::LoopDevice;
 
 /// Descriptor number from which `/dev/fuse` is kept, far above all others of a bridge.
 ///
@@ -24,33 +24,27 @@ use crate::block::{LoopDevice, MAX_LOOP_BLOCK_SIZE, MIN_LOOP_BLOCK_SIZE};
 /// release would write dirty pages back to a server that no longer runs, and never return.
 const FUSE_DESCRIPTOR_MIN: i32 = 512;
 
-/// A namespace shown as a block device by this process.
+/// A namespace shown as a loop device by this process.
 ///
 /// Dropping it detaches nothing: detaching writes back what is dirty, which this very process
 /// would have to serve. The end of the process detaches everything at once.
-pub struct Bridge {
+pub(super) struct LoopBridge {
     device: ManuallyDrop<LoopDevice>,
     connection: u32,
     _session: ManuallyDrop<BackgroundSession>,
     ended: oneshot::Receiver<()>,
 }
 
-impl Bridge {
-    /// Shows the backend's namespace as a loop device. Requests run as tasks of the current
-    /// tokio runtime, which must not be blocked by anybody who touches the device.
-    pub async fn attach<B: Backend>(
-        backend: Arc<B>,
-        options: BridgeOptions,
+impl LoopBridge {
+    /// Shows the volume as a loop device. Requests run as tasks of the current tokio runtime, which
+    /// must not be blocked by anybody who touches the device.
+    pub(super) async fn attach<B: Backend>(
+        volume: Arc<Volume<B>>,
+        name: String,
     ) -> Result<Self, BridgeError> {
-        let identified = backend.identify().await.map_err(BridgeError::Identify)?;
-        let block_size = identified.block_size;
-        if !(MIN_LOOP_BLOCK_SIZE..=MAX_LOOP_BLOCK_SIZE).contains(&block_size) {
-            return Err(BridgeError::BlockSize { block_size });
-        }
-        let volume = Arc::new(Volume::new(backend, identified, options.path_loss));
         let runtime = Handle::current();
         // These calls wait for answers that the FUSE thread gives: never on the runtime's thread.
-        tokio::task::spawn_blocking(move || Self::attach_blocking(volume, runtime, &options.name))
+        tokio::task::spawn_blocking(move || Self::attach_blocking(volume, runtime, &name))
             .await
             .map_err(|e| fuse("run the set-up", io::Error::other(e)))?
     }
@@ -83,17 +77,17 @@ impl Bridge {
     }
 
     /// The device's path, `/dev/loopN`.
-    pub fn device(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.device.path()
     }
 
     /// The number of the FUSE connection, for [`super::abort`].
-    pub fn connection(&self) -> u32 {
+    pub(super) fn connection(&self) -> u32 {
         self.connection
     }
 
     /// Waits until the kernel ended the FUSE connection: the device is dead from then on.
-    pub async fn ended(&mut self) {
+    pub(super) async fn ended(&mut self) {
         // A dropped sender means the same as a sent value.
         let _ = (&mut self.ended).await;
     }

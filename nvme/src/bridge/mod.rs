@@ -1,36 +1,39 @@
-//! Shows a namespace as a block device: a FUSE file system with one file, and a loop device over it.
+//! Shows a namespace as a block device: by the kernel's ublk driver where it has that, else by a FUSE
+//! file system with one file and a loop device over it.
 //!
 //! ```text
+//! ext4 ─► /dev/ublkbN ─► this process ─► Backend ─► NVMe/TCP target
 //! ext4 ─► /dev/loopN ─► (direct I/O) ─► FUSE file ─► this process ─► Backend ─► NVMe/TCP target
 //! ```
 //!
-//! Built so that every end of the process, SIGKILL too, takes the device away and leaves nothing:
+//! Both serve the same [`Volume`], and are built so that every end of the process, SIGKILL too, takes
+//! the device away, fails all requests at once, and leaves nothing that could write:
 //!
 //! - The FUSE file system is mounted *detached*: no path leads to it, no other mount namespace can
-//!   inherit it. It lives as long as the loop device has its file open.
-//! - The loop device has autoclear and is held open by this process and by mounted file systems.
-//! - `/dev/fuse` closes with the process, which fails all requests at once: users get I/O errors,
-//!   never a hang.
-//!
-//! Where the kernel has ublk (`/dev/ublk-control`) it would save two of the four hops; that backend
-//! is not written yet, see [`ublk_available`].
+//!   inherit it. It lives as long as the loop device has its file open. The loop device has autoclear
+//!   and is held open by this process and by mounted file systems. `/dev/fuse` closes with the
+//!   process, which fails all requests.
+//! - A ublk device without recovery flags is removed by the kernel when its server ends, see
+//!   [`UblkDevice`] for what stays.
 //!
 //! The process that serves must not touch files on its own device: it would wait for itself. Nor may
 //! a file system on its device be mounted in its own mount namespace: should it be the last process
 //! there, it would unmount that while it dies, and wait for itself for ever.
 
 mod abort;
+mod attach;
 mod device;
 mod filesystem;
 mod replay;
 #[cfg(test)]
 mod tests;
+mod ublk;
 mod unflushed;
 mod volume;
 
 use std::future::Future;
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -38,7 +41,8 @@ use crate::block::BlockError;
 use crate::{Error, Namespace};
 
 pub use abort::abort;
-pub use device::Bridge;
+pub use attach::{Announcement, Behind, Bridge, Driver};
+pub use ublk::{Left, UblkDevice};
 pub use unflushed::{Change, Unflushed};
 pub use volume::Volume;
 
@@ -65,6 +69,11 @@ pub struct BridgeOptions {
     pub path_loss: Duration,
     /// What `losetup` shows as the loop device's backing file; at most 63 bytes.
     pub name: String,
+    /// What shows the device.
+    pub driver: Driver,
+    /// Where a ublk device is recorded while it may exist, see [`UblkDevice::recorded`]: a directory
+    /// that no other living bridge has.
+    pub directory: Option<PathBuf>,
 }
 
 /// Why a namespace could not be shown as a block device.
@@ -73,8 +82,8 @@ pub enum BridgeError {
     /// The namespace could not be identified.
     #[error("identify the namespace")]
     Identify(#[source] Error),
-    /// The namespace's block size is not one that a loop device can have.
-    #[error("a block size of {block_size} bytes cannot be shown by a loop device (512 to 4096)")]
+    /// The namespace's block size is not one that every kernel's block devices can have.
+    #[error("a block size of {block_size} bytes cannot be shown by a block device (512 to 4096)")]
     BlockSize {
         /// The namespace's logical block size in bytes.
         block_size: u32,
@@ -88,12 +97,16 @@ pub enum BridgeError {
         #[source]
         source: io::Error,
     },
+    /// The ublk device could not be made.
+    #[error("{step} for the bridge's ublk device")]
+    Ublk {
+        /// What was attempted.
+        step: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The loop device could not be attached.
     #[error("attach a loop device")]
     Loop(#[source] BlockError),
-}
-
-/// Whether this kernel offers ublk, which would serve block devices without FUSE and loop.
-pub fn ublk_available() -> bool {
-    Path::new("/dev/ublk-control").exists()
 }

@@ -6,6 +6,7 @@
 //! command, as NFS clients do with unstable writes.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -97,6 +98,20 @@ impl WriteLog {
         Ok(())
     }
 
+    /// Whether a kept change touches these blocks.
+    pub(super) fn overlaps(&self, blocks: &Range<u64>, block_size: u32) -> bool {
+        let touches = |change: &Change| {
+            let (first, end) = match change {
+                Change::Write { lba, data } => {
+                    (*lba, lba + data.len() as u64 / u64::from(block_size))
+                }
+                Change::Zeroes { lba, blocks, .. } => (*lba, lba + u64::from(*blocks)),
+            };
+            first < blocks.end && blocks.start < end
+        };
+        self.state().kept.iter().any(touches)
+    }
+
     /// Whether it is time for a flush.
     pub(super) fn is_full(&self) -> bool {
         self.state().bytes >= MAX_KEPT
@@ -181,6 +196,24 @@ mod tests {
         log.end(Ok(()));
         log.keep(2, zero(2)).expect("made again");
         assert_eq!(log.begin(3), [zero(1), zero(2)]);
+    }
+
+    #[test]
+    fn kept_changes_overlap_the_blocks_that_they_touch() {
+        let log = WriteLog::new(true, 1);
+        let data = Bytes::from(vec![0; 8192]);
+        log.keep(1, Change::Write { lba: 4, data })
+            .expect("in time");
+        log.keep(1, zero(8)).expect("in time");
+        for (blocks, expected) in [
+            (0..4, false),
+            (3..5, true),
+            (5..6, true),
+            (6..8, false),
+            (7..9, true),
+        ] {
+            assert_eq!(log.overlaps(&blocks, 4096), expected, "{blocks:?}");
+        }
     }
 
     #[test]

@@ -49,6 +49,11 @@ impl<B: Backend> Volume<B> {
         self.identified.block_size
     }
 
+    /// Whether what was written needs a flush to be durable.
+    pub fn has_volatile_cache(&self) -> bool {
+        self.identified.volatile_write_cache
+    }
+
     /// Reads `size` bytes at `offset`, both multiples of the block size.
     pub async fn read(&self, offset: u64, size: u32) -> Result<Bytes, i32> {
         let pieces = self.pieces(offset, u64::from(size), self.transfer_blocks())?;
@@ -87,6 +92,32 @@ impl<B: Backend> Volume<B> {
             }
         });
         self.change_all(changes.collect()).await
+    }
+
+    /// The same, and durable when it returns (FUA), as far as the target's cache goes.
+    ///
+    /// A durable write is not kept to be repeated. So it goes another way, plain and with a flush,
+    /// where a kept change would be repeated over it.
+    pub async fn write_durable(&self, offset: u64, data: Bytes) -> Result<(), i32> {
+        let pieces = self.pieces(offset, data.len() as u64, self.transfer_blocks())?;
+        if pieces
+            .iter()
+            .any(|piece| self.log.overlaps(piece, self.block_size()))
+        {
+            self.write(offset, data).await?;
+            return self.flush().await;
+        }
+        let block = u64::from(self.block_size());
+        for piece in pieces {
+            let from = (piece.start * block - offset) as usize;
+            let to = (piece.end * block - offset) as usize;
+            let part = data.slice(from..to);
+            with_replay(&*self.backend, self.path_loss, || {
+                self.backend.write(piece.start, part.clone(), true)
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// Zeroes `length` bytes at `offset`; with `deallocate` the target may free the blocks, which
@@ -270,6 +301,21 @@ mod tests {
         assert_eq!(backend.repeated(), 3);
         assert_eq!(volume.read(0, 4096).await, Ok(page(4)));
         assert_eq!(volume.read(4096, 4096).await, Ok(page(0)));
+    }
+
+    #[tokio::test]
+    async fn a_durable_write_survives_without_a_flush_and_no_older_write_comes_over_it() {
+        let (volume, backend) = volume().await;
+        let page = |byte| Bytes::from(vec![byte; 4096]);
+        volume.write(4096, page(1)).await.expect("write");
+        volume.write_durable(0, page(2)).await.expect("write");
+        assert_eq!(backend.flushes(), 0);
+        volume.write_durable(4096, page(3)).await.expect("write");
+        assert_eq!(backend.flushes(), 1, "an older write of the block was kept");
+        backend.lose_cache();
+        assert_eq!(backend.repeated(), 0);
+        assert_eq!(volume.read(0, 4096).await, Ok(page(2)));
+        assert_eq!(volume.read(4096, 4096).await, Ok(page(3)));
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use super::LabGround;
 use super::undo::Undo;
 use crate::drill::stage_error::StageError;
 use crate::drill::wait::until;
-use crate::lab::fuse::{self, Connection};
+use crate::lab::bridge_queue::BridgeQueue;
 use crate::lab::protocol::Request;
 
 /// How long signals may take to be carried out.
@@ -39,19 +39,18 @@ impl LabGround {
         let bridge = self.bridge(member).await?;
         self.undo.push(Undo::Thaw(vec![bridge]));
         self.signal(member, &[bridge], Signal::SIGSTOP)?;
-        let failed = |what| {
-            move |source| StageError::Io {
-                what,
-                path: fuse::CONTROL.into(),
-                source,
-            }
-        };
-        let queue = Connection::of(bridge).map_err(failed("find the bridge's connection in"))?;
+        let queue = BridgeQueue::of(bridge).map_err(|source| StageError::Io {
+            what: "find the bridge's device in",
+            path: format!("/proc/{}/fd", bridge.pid).into(),
+            source,
+        })?;
         let what = "a write queued in the stopped bridge";
         until(what, SIGNALS_WITHIN, async || {
-            queue
-                .waits()
-                .map_err(failed("count the waiting requests in"))
+            queue.waits().map_err(|source| StageError::Io {
+                what: "count the waiting requests in",
+                path: queue.place().to_owned(),
+                source,
+            })
         })
         .await?;
         let mut frozen = vec![bridge];

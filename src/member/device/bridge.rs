@@ -1,7 +1,8 @@
 //! The block device of a bridge: a process of its own.
 //!
 //! The bridge is not part of the member: a member stuck in `syncfs` would keep `/dev/fuse` open for
-//! ever, and the kernel would wait for the answer of a process that waits for the kernel.
+//! ever, and the kernel would wait for the answer of a process that waits for the kernel. The same
+//! holds of a ublk device, whose server cannot end while it waits for itself.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nvme::block::{BlockError, Usage};
-use serde::Deserialize;
+use nvme::bridge::{Announcement, Behind, Left, UblkDevice};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::{Notify, mpsc, watch};
@@ -33,20 +34,13 @@ pub(in crate::member) struct Device {
     path: PathBuf,
     /// Which medium the path names: another number later means that this device is gone.
     sequence: Option<u64>,
-    /// The bridge's FUSE connection.
-    connection: u32,
+    /// The bridge's FUSE connection or ublk device.
+    behind: Behind,
     directory: PathBuf,
     kill: Arc<Notify>,
     /// The bridge ends when this does.
     stdin: ChildStdin,
     gone: watch::Receiver<bool>,
-}
-
-/// The line with which a bridge says that its device is usable.
-#[derive(Deserialize)]
-struct Announcement {
-    device: PathBuf,
-    connection: u32,
 }
 
 impl Device {
@@ -68,7 +62,7 @@ impl Device {
             .map_err(system("start the bridge"))?;
         let Announcement {
             device: path,
-            connection,
+            behind,
         } = announced(&mut child).await?;
         let stdin = child.stdin.take().ok_or(DeviceError::Ended)?;
         let (ended, gone) = watch::channel(false);
@@ -88,7 +82,7 @@ impl Device {
         Ok(Self {
             sequence: nvme::block::disk_sequence(&path),
             path,
-            connection,
+            behind,
             directory,
             kill,
             stdin,
@@ -133,7 +127,7 @@ impl Device {
         Remains {
             path: self.path,
             sequence: self.sequence,
-            connection: self.connection,
+            behind: self.behind,
             directory: self.directory,
             gone: self.gone,
         }
@@ -145,15 +139,16 @@ impl Device {
 pub(in crate::member) struct Remains {
     path: PathBuf,
     sequence: Option<u64>,
-    connection: u32,
+    behind: Behind,
     directory: PathBuf,
     gone: watch::Receiver<bool>,
 }
 
 impl Remains {
     /// Waits until the bridge is reaped, ends whatever still waits for it, and proves that no
-    /// superblock of its device is alive. A device that went away with its bridge has none, and
-    /// another one may have its name by now.
+    /// superblock of its device is alive. A loop device that went away with its bridge has none, and
+    /// another one may have its name by now. A ublk device goes with its bridge whatever is mounted;
+    /// what the kernel keeps of it until the last superblock is gone is deleted here.
     ///
     /// # Errors
     /// [`DeviceError::InUse`]: a mount of it is alive, or that cannot be found out.
@@ -172,7 +167,8 @@ impl Remains {
             });
             freed.await.map_err(|_elapsed| in_use())?;
         }
-        // An empty directory that stays is no harm.
+        // What stays is no harm: a successor in the directory finds that the device is gone.
+        let _kept = UblkDevice::forget(&self.directory);
         let _kept = std::fs::remove_dir(&self.directory);
         Ok(())
     }
@@ -183,7 +179,11 @@ impl Remains {
         let Some(sequence) = self.sequence else {
             return;
         };
-        let (path, connection) = (self.path.clone(), self.connection);
+        // The kernel itself does that where a ublk device's server is dead.
+        let Behind::Fuse(connection) = self.behind else {
+            return;
+        };
+        let path = self.path.clone();
         let abort = move || nvme::bridge::abort(&path, sequence, connection);
         match off_the_runtime(abort).await {
             Ok(aborted) => {
@@ -197,7 +197,10 @@ impl Remains {
 
     async fn is_gone(&self) -> bool {
         let (path, sequence) = (self.path.clone(), self.sequence);
-        off_the_runtime(move || is_gone(&path, sequence)).await
+        match self.behind {
+            Behind::Fuse(_) => off_the_runtime(move || is_gone(&path, sequence)).await,
+            Behind::Ublk(device) => off_the_runtime(move || is_removed(device)).await,
+        }
     }
 }
 
@@ -215,6 +218,16 @@ fn is_gone(path: &Path, sequence: Option<u64>) -> bool {
             )
         }
         Err(_) => false,
+    }
+}
+
+fn is_removed(device: UblkDevice) -> bool {
+    match device.remove() {
+        Ok(left) => left == Left::Nothing,
+        Err(error) => {
+            tracing::warn!(device = %device.path().display(), %error, "what is left of the ublk device cannot be removed");
+            false
+        }
     }
 }
 
