@@ -27,6 +27,7 @@ mod qemu;
 mod qmp;
 mod report;
 mod run;
+mod ublk;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Mode::Agent => agent::guest::serve(),
         Mode::Backend(commands) => backend::run(&commands),
         Mode::Follow => drill::follow::follow(),
+        Mode::Ublk => ublk::run(),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -30,6 +30,9 @@ pub enum Mode {
     /// In a machine: tells what the trace of the kernel's target tells
     #[command(hide = true)]
     Follow,
+    /// In a machine: checks of the bridge's ublk devices
+    #[command(hide = true)]
+    Ublk,
 }
 
 #[derive(Args)]

@@ -11,6 +11,7 @@ mod kernel_initiator;
 mod lease;
 mod machines;
 mod nvmet;
+mod ublk;
 mod user_initiator;
 
 use std::pin::Pin;
@@ -95,6 +96,12 @@ const CASES: &[Case] = &[
         form: Form::Short,
         within: Duration::from_secs(240),
         run: |machines| Box::pin(user_initiator::all(machines)),
+    },
+    Case {
+        name: "ublk",
+        form: Form::Long,
+        within: Duration::from_secs(600),
+        run: |machines| Box::pin(ublk::bridge(machines)),
     },
     Case {
         name: "planned",
