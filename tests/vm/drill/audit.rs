@@ -6,10 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use baton::drill::target::{Audit, FenceRecord};
 
-use super::follow::{Ended, What};
-
-/// Reservation Conflict (NVMe base specification, generic command status).
-const CONFLICT: u32 = 0x83;
+use super::follow::{CONFLICT, Ended, What};
 
 /// The trace may be stamped a little before the log's line on the same controller.
 const SKEW: f64 = 0.001;

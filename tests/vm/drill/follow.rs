@@ -15,6 +15,9 @@ const TRACE: &str = "/sys/kernel/tracing/trace_pipe";
 /// Status code and its type, of a completion's status without its DNR and More bits.
 const STATUS_MASK: u32 = 0x7ff;
 
+/// Reservation Conflict (NVMe base specification, generic command status).
+pub const CONFLICT: u32 = 0x83;
+
 /// A command that is over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ended {
@@ -74,15 +77,19 @@ impl Pairs {
             }
             return Ok(None);
         }
-        let Some(what) = self.0.remove(&command) else {
-            return Ok(None);
+        let status = number(fields, "status=").with_context(parse)? & STATUS_MASK;
+        let what = match self.0.remove(&command) {
+            Some(what) => what,
+            // the target refuses a write or flush before it traces the command's beginning
+            None if status == CONFLICT => What::Write,
+            None => return Ok(None),
         };
         let at = head.rsplit(' ').next().with_context(parse)?;
         Ok(Some(Ended {
             at: at.parse().with_context(parse)?,
             controller: command.0,
             what,
-            status: number(fields, "status=").with_context(parse)? & STATUS_MASK,
+            status,
         }))
     }
 }
