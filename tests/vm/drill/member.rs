@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use baton::clock::Mono;
 use baton::lab::layout::postgres_bin;
 
 use crate::lease;
@@ -109,11 +108,6 @@ impl Member {
         }
         Ok(())
     }
-}
-
-/// A moment of a machine's clock by ours.
-pub fn by_our_clock(there: Mono, offset_ms: i64) -> Mono {
-    Mono::from_millis(there.as_millis().saturating_add_signed(offset_ms))
 }
 
 fn config(node: &Machine, site: &[&Machine]) -> String {

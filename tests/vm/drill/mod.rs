@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use baton::clock::{self, Mono};
 use baton::control::{Reply, Request, Status};
 use baton::drill::cast::Cast;
 use baton::drill::check::Checked;
@@ -59,6 +60,16 @@ pub struct VmGround<'a> {
     trace: Option<Trace>,
     members: [Member; 2],
     undo: Vec<Undo>,
+    frozen: Option<Frozen>,
+}
+
+/// A machine whose clocks stood still.
+struct Frozen {
+    name: String,
+    /// Since when, by our clock.
+    since: Mono,
+    /// What its clock lacked before.
+    offset_ms: i64,
 }
 
 impl<'a> VmGround<'a> {
@@ -78,6 +89,7 @@ impl<'a> VmGround<'a> {
             trace: None,
             members,
             undo: Vec::new(),
+            frozen: None,
         };
         for name in MEMBERS {
             ground.start(name).await?;
@@ -180,6 +192,15 @@ impl<'a> VmGround<'a> {
         Ok(())
     }
 
+    /// A moment of a machine's clock by ours; the offset is today's.
+    fn by_our_clock(&self, name: &str, there: Mono, offset_ms: i64) -> Mono {
+        let ours =
+            |offset_ms| Mono::from_millis(there.as_millis().saturating_add_signed(offset_ms));
+        let frozen = self.frozen.as_ref().filter(|frozen| frozen.name == name);
+        let before = frozen.filter(|frozen| ours(frozen.offset_ms) <= frozen.since);
+        ours(before.map_or(offset_ms, |frozen| frozen.offset_ms))
+    }
+
     fn machine_of(&mut self, name: &str) -> Result<&mut Machine> {
         self.machines
             .by_name_mut(name)
@@ -279,6 +300,12 @@ impl Ground for VmGround<'_> {
         self.undo.push(Undo::Thaw(member.to_owned()));
         let freeze = async {
             let node = self.node(member)?;
+            self.frozen = Some(Frozen {
+                name: member.to_owned(),
+                offset_ms: node.clock_offset().await?,
+                since: clock::now(),
+            });
+            let node = self.node(member)?;
             // once awake, the kernel is to send what is queued before the member hears of its loss
             self.member(member)?.signal(node, "STOP").await?;
             node.freeze().await
@@ -343,7 +370,7 @@ impl Ground for VmGround<'_> {
                 continue;
             };
             done.extend(history.steps.into_iter().map(|mut step| {
-                step.began = member::by_our_clock(step.began, offset);
+                step.began = self.by_our_clock(name, step.began, offset);
                 (name.to_owned(), step)
             }));
         }
