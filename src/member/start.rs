@@ -197,7 +197,7 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
     let marks = Marks::new(&config.runtime_dir, &config.volume);
     let former_writer = marks.stands();
     let tools = Tools {
-        remains: Mutex::new(Remains::of_earlier(&volume, &core.timings)),
+        remains: Mutex::new(Remains::of_earlier(&volume, &config.volume, &core.timings)),
         former_drain: std::sync::Mutex::new(drain_wait.filter(|_| former_writer)),
         timings: core.timings.clone(),
         cluster,

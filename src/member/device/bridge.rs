@@ -145,6 +145,34 @@ pub(in crate::member) struct Remains {
 }
 
 impl Remains {
+    /// Those that bridges of earlier processes recorded in their directories below this one.
+    pub fn of_earlier(directory: &Path) -> Vec<Self> {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let recorded = entries.filter_map(|entry| {
+            let directory = entry.path();
+            match UblkDevice::recorded(&directory) {
+                Ok(device) => device.map(|device| Self::of_dead(device, directory)),
+                Err(error) => {
+                    tracing::warn!(directory = %directory.display(), %error, "what an earlier bridge left is not known");
+                    None
+                }
+            }
+        });
+        recorded.collect()
+    }
+
+    /// Of a bridge that is no child of this process: it died with its member.
+    fn of_dead(device: UblkDevice, directory: PathBuf) -> Self {
+        let (_reaped, gone) = watch::channel(true);
+        Self {
+            path: device.path(),
+            sequence: None,
+            behind: Behind::Ublk(device),
+            directory,
+            gone,
+        }
+    }
+
     /// Waits until the bridge is reaped, ends whatever still waits for it, and proves that no
     /// superblock of its device is alive. A loop device that went away with its bridge has none, and
     /// another one may have its name by now. A ublk device goes with its bridge whatever is mounted;
@@ -279,5 +307,32 @@ async fn announced(child: &mut Child) -> Result<Announcement, DeviceError> {
     match line {
         Ok(Some(said)) => serde_json::from_str(&said).map_err(|_| DeviceError::Unreadable { said }),
         Ok(None) | Err(_) => Err(DeviceError::Ended),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn devices_of_earlier_processes_are_found_by_their_records_and_proven_gone() {
+        let directory = tempfile::tempdir().expect("make a directory");
+        assert!(Remains::of_earlier(&directory.path().join("none")).is_empty());
+        for (name, record) in [
+            // No kernel gives out this number.
+            ("1", Some(r#"{"id":4294967294,"token":7}"#)),
+            ("2", None),
+            ("3", Some("no record")),
+        ] {
+            let bridge = directory.path().join(name);
+            std::fs::create_dir(&bridge).expect("make a bridge's directory");
+            if let Some(record) = record {
+                std::fs::write(bridge.join("ublk"), record).expect("write");
+            }
+        }
+        let mut earlier = Remains::of_earlier(directory.path());
+        assert_eq!(earlier.len(), 1);
+        earlier[0].prove_gone().await.expect("it is gone");
+        assert!(!directory.path().join("1").exists());
     }
 }

@@ -125,11 +125,14 @@ pub(super) enum Remains {
 }
 
 impl Remains {
-    /// What an earlier process may have left: a bridge dies with its member, the kernel's device
-    /// does not.
-    pub fn of_earlier(carrier: &Carrier, timings: &Timings) -> Vec<Self> {
+    /// What an earlier process may have left: a bridge dies with its member, and what the kernel keeps
+    /// of its ublk device is recorded; the kernel's own device does not die.
+    pub fn of_earlier(carrier: &Carrier, volume: &Volume, timings: &Timings) -> Vec<Self> {
         match carrier {
-            Carrier::UserSpace(_) => Vec::new(),
+            Carrier::UserSpace(_) => {
+                let earlier = bridge::Remains::of_earlier(&volume.directory);
+                earlier.into_iter().map(Self::Bridge).collect()
+            }
             Carrier::Kernel(initiator) => {
                 let bound = carrier::destroy_deadline(timings);
                 let remains = kernel::Remains::of_earlier(initiator.clone(), bound);

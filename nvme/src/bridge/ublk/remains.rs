@@ -119,7 +119,10 @@ impl UblkDevice {
 
     /// Writes to a file which device it is, for whoever comes when nobody else remembers.
     pub(super) fn record(&self, file: &Path) -> io::Result<()> {
-        std::fs::write(file, serde_json::to_vec(self)?)
+        // Whole or not at all: this process may be killed at any moment.
+        let new = file.with_extension("new");
+        std::fs::write(&new, serde_json::to_vec(self)?)?;
+        std::fs::rename(new, file)
     }
 
     /// The device of which a bridge left a record in its directory; `None` without a record.
