@@ -57,12 +57,13 @@ pub fn follow() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Commands whose end is still to come.
 #[derive(Default)]
-struct Pairs(BTreeMap<Command, What>);
+pub struct Pairs(BTreeMap<Command, What>);
 
 impl Pairs {
     /// Takes a line; gives the command that ended with it.
-    fn line(&mut self, line: &str) -> Result<Option<Ended>> {
+    pub fn line(&mut self, line: &str) -> Result<Option<Ended>> {
         let Some((head, event)) = line.split_once(": nvmet_req_") else {
             return Ok(None);
         };
