@@ -1,6 +1,7 @@
 //! Baton: zero-loss failover for PostgreSQL on shared NVMe/TCP block volumes.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod clock;
 pub mod commands;
 pub mod config;

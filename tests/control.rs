@@ -12,6 +12,7 @@ use baton::config::PeerMember;
 use baton::control::status::Facts;
 use baton::control::{
     Client, ClientError, ControlRequest, Reply, Request, Requests, Server, ServerError, Status,
+    Tally,
 };
 use baton::decide::{Answer, Ask, Incarnation, Memory, Reason, RequestId, RoleName};
 use baton::lease::LeaseStore;
@@ -82,6 +83,7 @@ impl Fake {
             observation: &observation(&self.site.config, now),
             reason: &Reason::CleaningUp,
             peers: &self.peers,
+            tally: &Tally::default(),
             now,
         })
     }

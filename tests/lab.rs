@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 use std::fs::Permissions;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -34,6 +36,8 @@ fn a_lab_comes_up_serves_and_ends_without_a_trace() {
         text(&status.stdout)
     );
 
+    the_api_answers(&lab.dir);
+
     let state = lab.state();
     lab.down();
     let services = state.members.values().chain([&state.target]);
@@ -60,6 +64,47 @@ fn a_lab_comes_up_serves_and_ends_without_a_trace() {
         text(&up.stderr)
     );
     lab.down();
+}
+
+/// One member is the primary and says so to a load balancer and to Prometheus, the other is not.
+fn the_api_answers(dir: &Path) {
+    let lab = Lab::open(dir).unwrap();
+    let answers = ["a", "b"].map(|name| {
+        let at = lab.member(name).api();
+        let metrics = get(at, "/metrics");
+        let serving = |value: u8| {
+            metrics.lines().any(|line| {
+                line.starts_with("baton_serving{") && line.ends_with(&format!(" {value}.0"))
+            })
+        };
+        let primary = get(at, "/primary");
+        assert!(get(at, "/liveness").starts_with("HTTP/1.1 200"));
+        assert!(get(at, "/readiness").starts_with("HTTP/1.1 200"));
+        match primary.starts_with("HTTP/1.1 200") {
+            true => assert!(serving(1), "{primary}{metrics}"),
+            false => assert!(
+                serving(0) && primary.starts_with("HTTP/1.1 503"),
+                "{primary}{metrics}"
+            ),
+        }
+        // without TLS nothing can be changed
+        assert!(request(at, "POST", "/pause").starts_with("HTTP/1.1 403"));
+        primary.starts_with("HTTP/1.1 200")
+    });
+    assert_eq!(answers.iter().filter(|primary| **primary).count(), 1);
+}
+
+fn get(at: SocketAddr, path: &str) -> String {
+    request(at, "GET", path)
+}
+
+fn request(at: SocketAddr, method: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(at).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: lab\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 #[test]

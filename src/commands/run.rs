@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
+use crate::api;
 use crate::config::Config;
 use crate::member;
 use crate::mount_namespace;
@@ -53,10 +54,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// A task that panicked would leave its step for ever unfinished. The end of the process is a state
 /// that everything is prepared for: PostgreSQL and the bridge end with it, and the standby takes over.
+/// The HTTP API has no step: there a panic ends one answer.
 fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
-        std::process::abort();
+        if std::thread::current().name() != Some(api::THREAD) {
+            std::process::abort();
+        }
     }));
 }

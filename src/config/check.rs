@@ -54,6 +54,9 @@ pub(super) fn contradictions(draft: &Draft, problems: &mut Vec<Problem>) {
     if let Some(peer) = &draft.peer {
         members(draft, peer, &mut note);
     }
+    if let Some(Some(known)) = &draft.api {
+        super::api::contradictions(known, draft, &mut note);
+    }
     if let Some(known) = &draft.postgres {
         postgres(known, draft.peer.as_ref(), &mut note);
     }
@@ -126,7 +129,17 @@ fn paths(draft: &Draft, volume: &Volume, note: &mut impl FnMut(&str, String)) {
     let journal = draft.journal.as_ref().map(|journal| &journal.path);
     let lease = draft.lease.as_ref().map(|lease| &lease.path);
     let postgres = draft.postgres.as_ref();
+    let api = draft.api.as_ref().and_then(Option::as_ref);
     let apart = [
+        (
+            "api.certificate_file",
+            api.and_then(|api| api.certificate_file.as_ref()),
+        ),
+        ("api.key_file", api.and_then(|api| api.key_file.as_ref())),
+        (
+            "api.token_file",
+            api.and_then(|api| api.token_file.as_ref()),
+        ),
         ("runtime_dir", draft.runtime_dir.as_ref()),
         ("lease.path", lease),
         (

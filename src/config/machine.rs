@@ -5,6 +5,7 @@ use std::path::Path;
 
 use nix::unistd::{AccessFlags, User, access};
 
+use super::api;
 use super::{Config, FenceCommand, FenceWatchdog, Fencing, Problem, Transport, Volume};
 
 /// The shortest secret, in bytes: 128 bits, so that it cannot be guessed from recorded traffic.
@@ -67,6 +68,9 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     }
     if let Err(text) = secret(&config.peer.secret_file) {
         note("peer.secret_file", text);
+    }
+    if let Some(settings) = &config.api {
+        api::here(settings, &config.control.socket, &mut note);
     }
     if !nix::unistd::geteuid().is_root() {
         note(

@@ -5,6 +5,7 @@
 //! only be known on the machine itself (does the program exist, is the secret readable) is
 //! [`Config::load_for_run`].
 
+mod api;
 mod check;
 mod endpoint;
 mod fences;
@@ -21,6 +22,7 @@ use nvme::kernel::Identifier;
 use nvme::{HostId, HostIdentity, Nqn};
 use serde::Serialize;
 
+pub use api::Api;
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use fences::{FenceCommand, FenceWatchdog, Fencing};
 pub(crate) use machine::SECRET_MIN_BYTES;
@@ -57,6 +59,9 @@ pub struct Config {
     pub journal: Journal,
     /// The socket for `baton status` and the other commands.
     pub control: Control,
+    /// The HTTP API; none unless `[api]` is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api: Option<Api>,
 }
 
 /// How the volume is reached.

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::decide::{InvalidTimings, TimingSettings, Timings, Violation};
 
+use super::api::{self, Api};
 use super::fences;
 use super::reader::{Parsed, Problem, Section, Setting, Within};
 use super::{
@@ -39,6 +40,8 @@ pub(super) struct Draft {
     pub timings: Option<Timings>,
     pub journal: Option<Journal>,
     pub control: Option<Control>,
+    /// Outer `None`: wrong. Inner: not wanted.
+    pub api: Option<Option<Api>>,
 }
 
 impl Draft {
@@ -58,6 +61,7 @@ impl Draft {
             timings: self.timings?,
             journal: self.journal?,
             control: self.control?,
+            api: self.api?,
         })
     }
 }
@@ -79,6 +83,7 @@ pub(super) fn draft(table: Table, problems: &mut Vec<Problem>) -> Draft {
     let timings = top.section("timings", timings);
     let journal = top.section("journal", journal);
     let control = top.section("control", |section| control(section, runtime_dir.clone()));
+    let api = top.optional_section("api", api::read);
     top.finish();
     Draft {
         cluster: cluster.map(|Name(name)| name),
@@ -94,6 +99,7 @@ pub(super) fn draft(table: Table, problems: &mut Vec<Problem>) -> Draft {
         timings,
         journal,
         control,
+        api,
     }
 }
 

@@ -10,16 +10,16 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::protocol::{LINE_MAX_BYTES, Ownerships, Reply, Request};
+use super::desk::{Desk, Newest, aged};
+use super::protocol::{LINE_MAX_BYTES, Reply, Request};
 use super::requests::ControlRequest;
 use super::status::Status;
-use crate::clock::{self, Mono};
+use crate::clock;
 use crate::config::Config;
 use crate::decide::{Answer, Ask};
-use crate::journal;
 use crate::lease::LeaseStore;
 
 /// Operators at once.
@@ -48,14 +48,12 @@ pub enum ServerError {
     },
 }
 
-/// The newest status and when the loop made it.
-type Newest = Option<(Arc<Status>, Mono)>;
-
 /// Serves the control socket. Dropping it closes and removes the socket.
 pub struct Server {
     path: PathBuf,
     status: watch::Sender<Newest>,
     requests: mpsc::Receiver<ControlRequest>,
+    desk: Arc<Desk>,
     _task: JoinSet<()>,
 }
 
@@ -82,13 +80,19 @@ impl Server {
             ask,
         });
         let mut task = JoinSet::new();
-        task.spawn(run(listener, desk));
+        task.spawn(run(listener, Arc::clone(&desk)));
         Ok(Self {
             path,
             status,
             requests,
+            desk,
             _task: task,
         })
+    }
+
+    /// What another door to the member needs.
+    pub fn desk(&self) -> Arc<Desk> {
+        Arc::clone(&self.desk)
     }
 
     /// Says how the member is: after every decision.
@@ -101,7 +105,7 @@ impl Server {
     pub async fn next(&mut self) -> ControlRequest {
         match self.requests.recv().await {
             Some(request) => request,
-            // The sender lives in the task, which ends with us.
+            // We have a sender ourselves.
             None => std::future::pending().await,
         }
     }
@@ -141,9 +145,9 @@ async fn run(listener: UnixListener, desk: Arc<Desk>) {
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let desk = Arc::clone(&desk);
+                let clerk = Clerk(Arc::clone(&desk));
                 clients.spawn(async move {
-                    if let Err(error) = desk.serve(stream).await {
+                    if let Err(error) = clerk.serve(stream).await {
                         tracing::debug!(%error, "a control client went away");
                     }
                     drop(place);
@@ -158,17 +162,12 @@ async fn run(listener: UnixListener, desk: Arc<Desk>) {
     }
 }
 
-/// Answers the clients.
-struct Desk {
-    config: Config,
-    lease: LeaseStore,
-    newest: watch::Receiver<Newest>,
-    ask: mpsc::Sender<ControlRequest>,
-}
+/// Answers the clients of the socket.
+struct Clerk(Arc<Desk>);
 
 type Lines = BufReader<tokio::io::Take<OwnedReadHalf>>;
 
-impl Desk {
+impl Clerk {
     async fn serve(&self, stream: UnixStream) -> io::Result<()> {
         let (read, mut write) = stream.into_split();
         let mut lines = BufReader::new(read.take(LINE_MAX_BYTES as u64));
@@ -205,7 +204,7 @@ impl Desk {
             Request::Resume => Ask::Resume,
             Request::OwnersStopped => Ask::OwnersStopped,
             Request::Switchover { to: None } => Ask::Switchover { to: None },
-            Request::Switchover { to: Some(name) } => match self.config.number_of(&name) {
+            Request::Switchover { to: Some(name) } => match self.0.config.number_of(&name) {
                 Some(number) => Ask::Switchover { to: Some(number) },
                 None => return send(write, &self.no_such_member(&name)).await,
             },
@@ -214,30 +213,23 @@ impl Desk {
     }
 
     fn no_such_member(&self, name: &str) -> Reply {
-        let others = self
-            .config
-            .peer
-            .members
-            .iter()
-            .map(|member| member.name.as_str());
-        let names: Vec<_> = others.chain([self.config.member.as_str()]).collect();
         refused(format!(
             "there is no member {name:?}; there are {}",
-            names.join(", ")
+            self.0.names()
         ))
     }
 
     /// The newest status, with its age; waits for the first one.
     async fn status(&self) -> Reply {
-        let mut newest = self.newest.clone();
+        let mut newest = self.0.newest.clone();
         match newest.wait_for(Option::is_some).await {
-            Ok(found) => aged(&found),
+            Ok(found) => shown(&found),
             Err(_) => refused("the member is stopping".to_owned()),
         }
     }
 
     async fn stream(&self, lines: &mut Lines, write: &mut OwnedWriteHalf) -> io::Result<()> {
-        let mut newest = self.newest.clone();
+        let mut newest = self.0.newest.clone();
         send(write, &self.status().await).await?;
         newest.mark_unchanged();
         loop {
@@ -247,7 +239,7 @@ impl Desk {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    let reply = aged(&newest.borrow_and_update());
+                    let reply = shown(&newest.borrow_and_update());
                     send(write, &reply).await?;
                 }
             }
@@ -256,11 +248,10 @@ impl Desk {
 
     /// Passes a request to the loop, and shows the client what happens until it is answered.
     async fn ask(&self, ask: Ask, lines: &mut Lines, write: &mut OwnedWriteHalf) -> io::Result<()> {
-        let (reply, mut answered) = oneshot::channel();
-        if self.ask.send(ControlRequest { ask, reply }).await.is_err() {
+        let Some(mut answered) = self.0.ask(ask).await else {
             return send(write, &refused("the member is stopping".to_owned())).await;
-        }
-        let mut newest = self.newest.clone();
+        };
+        let mut newest = self.0.newest.clone();
         newest.mark_changed();
         loop {
             tokio::select! {
@@ -280,7 +271,7 @@ impl Desk {
                 changed = newest.changed() => {
                     // Closed: the answer, or its absence, is next.
                     if changed.is_ok() && newest.borrow().is_some() {
-                        let reply = aged(&newest.borrow_and_update());
+                        let reply = shown(&newest.borrow_and_update());
                         send(write, &reply).await?;
                     } else if changed.is_err() {
                         std::future::pending::<()>().await;
@@ -291,36 +282,13 @@ impl Desk {
     }
 
     async fn history(&self) -> Reply {
-        let deadline = clock::now() + self.config.timings.lease_deadline;
-        Reply::History(history(&self.config, &self.lease, deadline).await)
+        Reply::History(self.0.history().await)
     }
 }
 
-/// Collects who owned the site from the lease store and what it took from the journal.
-pub(crate) async fn history(config: &Config, lease: &LeaseStore, deadline: Mono) -> Ownerships {
-    let path = config.journal.path.clone();
-    let steps = tokio::task::spawn_blocking(move || journal::steps(&path));
-    let (changes, lease_error) = match lease.history(deadline).await {
-        Ok(changes) => (changes, None),
-        Err(error) => (Vec::new(), Some(error.to_string())),
-    };
-    let steps = steps.await.unwrap_or_default();
-    Ownerships {
-        changes,
-        lease_error,
-        steps,
-        journal: config.journal.path.clone(),
-    }
-}
-
-fn aged(newest: &Newest) -> Reply {
-    match newest {
-        Some((status, at)) => {
-            let mut status = Status::clone(status);
-            let age = clock::now().since(*at).as_millis();
-            status.age_ms = u64::try_from(age).unwrap_or(u64::MAX);
-            Reply::Status(Box::new(status))
-        }
+fn shown(newest: &Newest) -> Reply {
+    match aged(newest) {
+        Some(status) => Reply::Status(Box::new(status)),
         None => refused("the member has not decided anything yet".to_owned()),
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use fencing::{Holder, MemberId, Mono};
 use serde::{Deserialize, Serialize};
 
+use super::tally::Tally;
 use crate::clock::{self, Wall};
 use crate::config::Config;
 use crate::decide::{
@@ -57,6 +58,19 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
     /// What somebody should know; empty when all is well.
     pub warnings: Vec<String>,
+    /// Which channel moved when.
+    pub signs: Signs,
+    /// What the member did since its start.
+    pub tally: Tally,
+}
+
+/// How long ago each channel last *moved*, which is more than that it could be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signs {
+    /// The record in the lease store.
+    pub lease_ms: Option<u64>,
+    /// The keys on the volume, by member's name.
+    pub keys_ms: BTreeMap<String, u64>,
 }
 
 /// A step that is being worked on.
@@ -114,6 +128,8 @@ pub struct Facts<'a> {
     pub reason: &'a Reason,
     /// The peers.
     pub peers: &'a PeerChannel,
+    /// What was done so far.
+    pub tally: &'a Tally,
     /// When it was made.
     pub now: Mono,
 }
@@ -127,6 +143,7 @@ impl Status {
             observation,
             reason,
             peers,
+            tally,
             now,
         } = facts;
         let seen = peers.seen();
@@ -165,6 +182,8 @@ impl Status {
             volume,
             members,
             warnings,
+            signs: signs(facts),
+            tally: (*tally).clone(),
         }
     }
 
@@ -247,6 +266,28 @@ fn peer_line(view: Option<&PeerView>, config: &Config, now: Mono) -> MemberStatu
         heard_ms: heard.map(|(_, at)| millis(*at, now)),
         address: String::new(),
         state,
+    }
+}
+
+fn signs(facts: &Facts<'_>) -> Signs {
+    let watch = &facts.memory.watch;
+    let named = |entry: &fencing::MemberEntry| {
+        let since = watch.keys.get(&entry.host)?.since;
+        Some((
+            name(facts.config, entry.key.member),
+            millis(since, facts.now),
+        ))
+    };
+    let entries = facts.observation.mailbox.known();
+    Signs {
+        lease_ms: watch
+            .lease
+            .as_ref()
+            .map(|track| millis(track.since, facts.now)),
+        keys_ms: entries
+            .into_iter()
+            .flat_map(|mailbox| mailbox.members.iter().filter_map(named))
+            .collect(),
     }
 }
 
@@ -334,6 +375,7 @@ fn warnings(
         observation,
         reason,
         peers,
+        tally: _,
         now: _,
     } = facts;
     let mut warnings = Vec::new();

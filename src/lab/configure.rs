@@ -39,6 +39,7 @@ struct MemberToml {
     timings: TimingsToml,
     journal: PathToml,
     control: SocketToml,
+    api: ListenToml,
 }
 
 #[derive(Serialize)]
@@ -88,6 +89,11 @@ struct PathToml {
 #[derive(Serialize)]
 struct SocketToml {
     socket: PathBuf,
+}
+
+#[derive(Serialize)]
+struct ListenToml {
+    listen: String,
 }
 
 /// Writes both members' `member.toml`.
@@ -150,6 +156,9 @@ fn toml_of(lab: &Lab, member: &Member<'_>, bin_dir: PathBuf) -> MemberToml {
         },
         control: SocketToml {
             socket: member.socket(),
+        },
+        api: ListenToml {
+            listen: member.api().to_string(),
         },
     }
 }

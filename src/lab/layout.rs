@@ -15,6 +15,9 @@ use super::ports;
 /// The names of the two members, in the order of their numbers 1 and 2.
 pub const MEMBERS: [&str; 2] = ["a", "b"];
 
+/// Ports of each member.
+const PORTS: usize = 4;
+
 /// The namespace's size in bytes if nothing else is asked for.
 pub const DEFAULT_SIZE: u64 = 2 << 30;
 
@@ -110,6 +113,9 @@ pub struct MemberRecord {
     pub link_port: u16,
     /// Where its PostgreSQL listens while it is active.
     pub postgres_port: u16,
+    /// Where its HTTP API listens; 0 in a lab of an earlier version, until it comes up again.
+    #[serde(default)]
+    pub api_port: u16,
 }
 
 impl Lab {
@@ -210,9 +216,10 @@ impl Lab {
         let members = record
             .members
             .values()
-            .flat_map(|m| [m.peer_port, m.link_port, m.postgres_port]);
+            .flat_map(|m| [m.peer_port, m.link_port, m.postgres_port, m.api_port]);
         let mut used = members.chain([record.target_port]);
-        if used.all(|port| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()) {
+        let free = |port| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        if used.all(|port| port != 0 && free(port)) {
             return Ok(());
         }
         self.record
@@ -260,6 +267,7 @@ impl Record {
                 peer_port: 0,
                 link_port: 0,
                 postgres_port: 0,
+                api_port: 0,
             };
             (name.to_owned(), record)
         };
@@ -275,12 +283,14 @@ impl Record {
     }
 
     fn draw_ports(&mut self) -> io::Result<()> {
-        let ports: [u16; 1 + 3 * MEMBERS.len()] = ports::free()?;
+        let ports: [u16; 1 + PORTS * MEMBERS.len()] = ports::free()?;
         let [target, members @ ..] = ports;
         self.target_port = target;
-        for (member, ports) in self.members.values_mut().zip(members.chunks_exact(3)) {
-            (member.peer_port, member.link_port, member.postgres_port) =
-                (ports[0], ports[1], ports[2]);
+        for (member, ports) in self.members.values_mut().zip(members.chunks_exact(PORTS)) {
+            member.peer_port = ports[0];
+            member.link_port = ports[1];
+            member.postgres_port = ports[2];
+            member.api_port = ports[3];
         }
         Ok(())
     }
@@ -350,6 +360,11 @@ impl Member<'_> {
     /// Where clients reach its PostgreSQL.
     pub fn postgres(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.record().postgres_port).into()
+    }
+
+    /// Where its HTTP API is.
+    pub fn api(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.record().api_port).into()
     }
 
     /// Makes the lease store reachable for this member or not: its link leads there or nowhere.

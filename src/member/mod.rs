@@ -29,11 +29,14 @@ use fencing::Mono;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+use crate::api::Api;
 use crate::clock;
 use crate::config::Config;
 use crate::control::status::Facts;
-use crate::control::{Requests, Server, Status};
-use crate::decide::{self, Action, Device, Memory, Observation, Postgres, Reason, Role, decide};
+use crate::control::{Requests, Server, Status, Tally};
+use crate::decide::{
+    self, Action, Decision, Device, Memory, Observation, Postgres, Reason, Role, decide,
+};
 use crate::journal::Journal;
 use crate::peer::{PeerChannel, PeerEvent};
 use event::{Changes, Event};
@@ -52,7 +55,10 @@ struct Member {
     looks: Looks,
     peers: PeerChannel,
     control: Server,
+    /// Ends with the member.
+    _api: Option<Api>,
     requests: Requests,
+    tally: Tally,
     journal: Journal,
     reason: Option<Reason>,
     /// The newest start of PostgreSQL that has ended.
@@ -99,6 +105,7 @@ impl Member {
         self.journal
             .record(&self.memory, &observation, now, &decision);
         self.tell(&decision.memory, &decision.reason);
+        self.count(&observation, &decision, now);
         self.memory = decision.memory;
         // Whoever is standby has proven that nothing of the volume is in use here (SAFETY.md I6).
         if matches!(self.memory.role, Role::Standby) {
@@ -121,8 +128,17 @@ impl Member {
             observation,
             reason,
             peers: &self.peers,
+            tally: &self.tally,
             now,
         }));
+    }
+
+    fn count(&mut self, observation: &Observation, decision: &Decision, now: Mono) {
+        let finished = observation.finished.as_ref();
+        let (from, to) = (self.memory.role.name(), decision.memory.role.name());
+        self.tally
+            .follow(finished, &decision.actions, now, clock::wall());
+        self.tally.turn(from, to);
     }
 
     /// Logs why, when it is another reason than before; its details are in the journal.

@@ -29,9 +29,10 @@ use super::self_fence::SelfFence;
 use super::senses::Senses;
 use super::steps::{Database, Tools};
 use super::warm;
+use crate::api::Api;
 use crate::clock;
 use crate::config::{Config, Endpoint, Postgres, Volume};
-use crate::control::{Requests, Server};
+use crate::control::{Requests, Server, Tally};
 use crate::decide::{Incarnation, Memory, Timings};
 use crate::journal::Journal;
 use crate::lease::LeaseStore;
@@ -127,6 +128,9 @@ pub enum StartError {
     /// The control socket cannot be served.
     #[error(transparent)]
     Control(#[from] crate::control::ServerError),
+    /// The HTTP API cannot be served.
+    #[error("start the HTTP API")]
+    Api(#[from] crate::api::ApiError),
     /// The journal cannot be written.
     #[error(transparent)]
     Journal(#[from] crate::journal::JournalError),
@@ -170,6 +174,10 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
     let lease = LeaseStore::open(&config, incarnation).map_err(system("open the lease store"))?;
     let peers = PeerChannel::start(&config, incarnation).await?;
     let control = Server::start(&config, lease.clone()).await?;
+    let api = config.api.as_ref();
+    let api = api
+        .map(|settings| Api::start(settings, control.desk()))
+        .transpose()?;
     let journal = Journal::open(&config, incarnation)?;
     let lock = node_lock
         .as_fd()
@@ -223,7 +231,9 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
         looks,
         peers,
         control,
+        _api: api,
         requests: Requests::default(),
+        tally: Tally::default(),
         journal,
         reason: None,
         gone_run: 0,
