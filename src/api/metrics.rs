@@ -34,6 +34,9 @@ const PREFIX: &str = "baton";
 /// A value with its labels.
 type Sample = (Vec<(&'static str, String)>, f64);
 
+/// Reads a metric's values.
+type Values = fn(&Status) -> Vec<Sample>;
+
 /// How a value behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -49,45 +52,28 @@ struct Metric {
     help: &'static str,
     unit: Option<Unit>,
     kind: Kind,
-    values: fn(&Status) -> Vec<Sample>,
+    values: Values,
 }
 
-const fn gauge(
-    name: &'static str,
-    help: &'static str,
-    values: fn(&Status) -> Vec<Sample>,
-) -> Metric {
-    let (unit, kind) = (None, Kind::Gauge);
-    Metric {
-        name,
-        help,
-        unit,
-        kind,
-        values,
-    }
+const fn gauge(name: &'static str, help: &'static str, values: Values) -> Metric {
+    metric(name, help, None, Kind::Gauge, values)
 }
 
-const fn seconds(
-    name: &'static str,
-    help: &'static str,
-    values: fn(&Status) -> Vec<Sample>,
-) -> Metric {
-    let (unit, kind) = (Some(Unit::Seconds), Kind::Gauge);
-    Metric {
-        name,
-        help,
-        unit,
-        kind,
-        values,
-    }
+const fn seconds(name: &'static str, help: &'static str, values: Values) -> Metric {
+    metric(name, help, Some(Unit::Seconds), Kind::Gauge, values)
 }
 
-const fn counter(
+const fn counter(name: &'static str, help: &'static str, values: Values) -> Metric {
+    metric(name, help, None, Kind::Counter, values)
+}
+
+const fn metric(
     name: &'static str,
     help: &'static str,
-    values: fn(&Status) -> Vec<Sample>,
+    unit: Option<Unit>,
+    kind: Kind,
+    values: Values,
 ) -> Metric {
-    let (unit, kind) = (None, Kind::Counter);
     Metric {
         name,
         help,
