@@ -1,4 +1,5 @@
-"""Baton's lab: two members, one volume over NVMe/TCP, default timings."""
+"""Baton's lab: two members, one volume over NVMe/TCP. Timings are the defaults, but for a shorter
+keep-alive and quiesce time: so long does a crashed owner wait until it is ready again, and no gap does."""
 
 import json
 import os

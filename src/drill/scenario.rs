@@ -125,6 +125,16 @@ pub const SCENARIOS: [Scenario; 10] = [
         must: "every acknowledged write survives" },
 ];
 
+/// Only where the kernel's own initiator queues what it cannot send. The frozen side is its path: the
+/// rest of it goes on, but for the member, which would stop it.
+pub const STORAGE_REPLAY: Scenario = Scenario {
+    name: "storage-replay",
+    what: "the active's kernel loses its path, queues its writes, and gets the path back",
+    must: "take-over; the replayed writes are refused by the target; it comes back as standby",
+    fault: Fault::Freeze,
+    expect: moved(true, true, 20),
+};
+
 /// Only where every member has a kernel of its own.
 pub const KERNEL_PANIC: Scenario = Scenario {
     name: "kernel-panic",

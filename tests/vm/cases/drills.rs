@@ -10,7 +10,7 @@ use baton::drill::report::Report;
 use baton::drill::run::{self, Options};
 use baton::drill::scenario;
 
-use crate::drill::VmGround;
+use crate::drill::{Freezes, VmGround};
 use crate::machines::Machines;
 use crate::report::Outcome;
 
@@ -22,8 +22,9 @@ const WRITING: Duration = Duration::from_secs(3);
 
 /// Runs one drill on members of its own.
 pub async fn drill(machines: &mut Machines, name: &str) -> Result<Outcome> {
-    let panic = scenario::KERNEL_PANIC;
-    let found = scenario::find(name).or(Some(&panic).filter(|panic| panic.name == name));
+    let mut of_machines = [&scenario::KERNEL_PANIC, &scenario::STORAGE_REPLAY].into_iter();
+    let of_machines = of_machines.find(|scenario| scenario.name == name);
+    let found = scenario::find(name).or(of_machines);
     let mut scenario = *found.with_context(|| format!("no drill {name}"))?;
     let patient = machines.storage.patience(scenario.expect.max_gap);
     scenario.expect.max_gap = patient;
@@ -34,6 +35,9 @@ pub async fn drill(machines: &mut Machines, name: &str) -> Result<Outcome> {
         keep_running: false,
     };
     let mut ground = VmGround::up(machines).await?;
+    if name == scenario::STORAGE_REPLAY.name {
+        ground.freezes = Freezes::Path;
+    }
     let ran = run::run(
         &scenario,
         &options,

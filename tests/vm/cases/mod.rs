@@ -134,6 +134,12 @@ const CASES: &[Case] = &[
         run: |machines| Box::pin(drills::drill(machines, "storage-cut")),
     },
     Case {
+        name: "storage-replay",
+        form: Form::Long,
+        within: DRILL_WITHIN,
+        run: |machines| Box::pin(drills::drill(machines, "storage-replay")),
+    },
+    Case {
         name: "target-restart",
         form: Form::Long,
         within: DRILL_WITHIN,

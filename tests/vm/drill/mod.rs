@@ -44,6 +44,16 @@ const SERVES_WITHIN: Duration = Duration::from_secs(60);
 /// The names of both members: those of their machines.
 const MEMBERS: [&str; 2] = ["node-a", "node-b"];
 
+/// What of a side is frozen; its member always is, so that its kernel's queued writes reach the target
+/// before the member hears that it was replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freezes {
+    /// The machine's processors, and with them its clocks.
+    Machine,
+    /// The kernel's path to the target: it queues what it cannot send, for as long as it takes.
+    Path,
+}
+
 /// How a fault is undone.
 enum Undo {
     Thaw(String),
@@ -59,6 +69,8 @@ pub struct VmGround<'a> {
     machines: &'a mut Machines,
     trace: Option<Trace>,
     members: [Member; 2],
+    /// What [`Ground::freeze`] freezes.
+    pub freezes: Freezes,
     undo: Vec<Undo>,
     frozen: Option<Frozen>,
 }
@@ -88,6 +100,7 @@ impl<'a> VmGround<'a> {
             machines,
             trace: None,
             members,
+            freezes: Freezes::Machine,
             undo: Vec::new(),
             frozen: None,
         };
@@ -154,6 +167,15 @@ impl<'a> VmGround<'a> {
         member.context("a member")?.start(node).await
     }
 
+    /// Ends a freeze for all but the member.
+    async fn wake(&self, name: &str) -> Result<()> {
+        let node = self.node(name)?;
+        match self.freezes {
+            Freezes::Machine => node.thaw().await,
+            Freezes::Path => node.link(Network::Storage, true).await,
+        }
+    }
+
     async fn boot(&mut self, name: &str) -> Result<()> {
         self.machines.boot_missing().await?;
         lease::share(self.machines).await?;
@@ -169,9 +191,8 @@ impl<'a> VmGround<'a> {
     async fn undo_one(&mut self, undo: Undo) -> Result<()> {
         match undo {
             Undo::Thaw(name) => {
-                let (node, member) = (self.node(&name)?, self.member(&name)?);
-                node.thaw().await?;
-                member.signal(node, "CONT").await
+                self.wake(&name).await?;
+                self.member(&name)?.signal(self.node(&name)?, "CONT").await
             }
             Undo::Link(name) => self.node(&name)?.link(Network::Storage, true).await,
             Undo::Boot(name) => self.boot(&name).await,
@@ -306,16 +327,20 @@ impl Ground for VmGround<'_> {
                 since: clock::now(),
             });
             let node = self.node(member)?;
-            // once awake, the kernel is to send what is queued before the member hears of its loss
             self.member(member)?.signal(node, "STOP").await?;
-            node.freeze().await
+            match self.freezes {
+                Freezes::Machine => node.freeze().await,
+                Freezes::Path => {
+                    volume::queue_without_path(node).await?;
+                    node.link(Network::Storage, false).await
+                }
+            }
         };
         machine("freeze the machine", freeze.await)
     }
 
     async fn thaw(&mut self, member: &str) -> Result<(), StageError> {
-        let thaw = async { self.node(member)?.thaw().await };
-        machine("thaw the machine", thaw.await)
+        machine("thaw the machine", self.wake(member).await)
     }
 
     async fn cut_storage(&mut self, member: &str) -> Result<(), StageError> {

@@ -32,6 +32,14 @@ pub async fn stop(storage: &Machine) -> Result<()> {
     Target::on(storage).stop().await
 }
 
+/// Lets a node's kernel keep what it cannot send instead of failing it after `fast_io_fail_tmo`: the
+/// kernel's default, which a CSI driver may leave.
+pub async fn queue_without_path(node: &Machine) -> Result<()> {
+    let script =
+        "for controller in /sys/class/nvme/nvme*; do echo -1 >$controller/fast_io_fail_tmo; done";
+    node.shell(script).await.map(drop)
+}
+
 /// Deletes a node's controllers.
 pub async fn detach(node: &Machine) -> Result<()> {
     node.ok(&["nvme", "disconnect", "--nqn", SUBSYSTEM])
