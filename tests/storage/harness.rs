@@ -182,7 +182,8 @@ pub const BATON: &str = env!("CARGO_BIN_EXE_baton");
 /// Starts and waits until a write is committed.
 pub async fn start(instance: &Instance, epoch: u32) -> (postgres::Launched, Session) {
     let lock = File::create(instance.runtime_directory.with_extension("lock")).unwrap();
-    FileExt::try_lock_exclusive(&lock).unwrap();
+    // Waits: a program that another test starts at the same moment may have inherited it.
+    FileExt::lock_exclusive(&lock).unwrap();
     let launched = postgres::launch(
         &permit(epoch),
         instance,
