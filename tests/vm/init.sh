@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # The first process of a machine. Its settings come from the kernel's command line, which hands
-# NAME=VALUE to it: MACHINE, STORAGE_ADDRESS, PEER_ADDRESS, HOSTS, HOST_ID, MODULES, AGENT.
+# NAME=VALUE to it: MACHINE, STORAGE_ADDRESS, PEER_ADDRESS, HOSTS, HOST_ID, MODULES, PROGRAMS, AGENT.
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH HOME=/root
 b=/bin/busybox
@@ -22,6 +22,11 @@ $b mount -t devpts -o mode=620,ptmxmode=666 devpts /root/dev/pts
 for folder in dev/shm tmp; do $b mount -t tmpfs -o mode=1777 memory /root/$folder; done
 $b mount -t tmpfs -o mode=755 memory /root/run
 $b mkdir -p /root/run/lock
+# They may lie below one of the folders that are the machine's own.
+for folder in "$MODULES" "$PROGRAMS"; do
+    $b mkdir -p "/root$folder"
+    $b mount --bind "/lower$folder" "/root$folder" || fail "show $folder"
+done
 $b mount -t cgroup2 cgroup2 /root/sys/fs/cgroup
 $b ln -sf /proc/self/fd /root/dev/fd
 

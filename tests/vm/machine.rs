@@ -34,6 +34,8 @@ pub struct Common {
     pub kernel: Kernel,
     pub initramfs: PathBuf,
     pub scratch: PathBuf,
+    /// The folder of Baton's program, and somewhere below it this one.
+    pub programs: PathBuf,
     /// This program, by a path that is the same inside.
     pub agent: PathBuf,
     /// Names and addresses on the peer network, as `NAME=ADDRESS,…`.
@@ -147,6 +149,7 @@ impl Machine {
             format!("HOSTS={}", common.hosts),
             format!("HOST_ID={}", self.host_id()),
             format!("MODULES={}", common.kernel.modules.display()),
+            format!("PROGRAMS={}", common.programs.display()),
             format!("AGENT={}", common.agent.display()),
         ]
     }

@@ -60,6 +60,10 @@ impl Machines {
             kernel,
             initramfs,
             scratch: scratch.to_owned(),
+            programs: Path::new(BATON)
+                .parent()
+                .context("find Baton's program")?
+                .to_owned(),
             agent: std::env::current_exe().context("find this program")?,
             hosts: identities.map(host).join(","),
         };
