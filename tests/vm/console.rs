@@ -28,6 +28,15 @@ impl Console {
         text.chars().filter(shown).collect()
     }
 
+    /// Where the kernel crashed: the last instruction that it names.
+    pub fn crash(&self) -> String {
+        let text = self.text();
+        let mut lines = text.lines().rev();
+        let named = lines.find_map(|line| line.split_once("RIP: 0010:"));
+        let place = named.map_or("its console does not say where", |(_, place)| place.trim());
+        place.to_owned()
+    }
+
     /// The last lines.
     pub fn tail(&self) -> String {
         let text = self.text();

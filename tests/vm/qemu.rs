@@ -136,8 +136,8 @@ impl Hardware<'_> {
         add("-m", format!("{memory}M"));
         add("-kernel", self.image.display().to_string());
         add("-initrd", self.initramfs.display().to_string());
-        // A panic ends QEMU at once. Without mitigations emulation is quicker.
-        let fixed = "console=ttyS0 loglevel=5 panic=-1 mitigations=off";
+        // A panic, and any oops, ends QEMU at once. Without mitigations emulation is quicker.
+        let fixed = "console=ttyS0 loglevel=5 oops=panic panic=-1 mitigations=off";
         let parameters = self.parameters.join(" ");
         add("-append", format!("{fixed} {parameters}"));
         add("-serial", format!("file:{}", console.path().display()));
