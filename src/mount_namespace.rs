@@ -7,6 +7,8 @@
 //! bridge that died last in its member's namespace would wait for the file system on its own device
 //! to write back, before `/dev/fuse` is closed: for ever.
 
+use std::process::Command;
+
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -17,6 +19,15 @@ pub struct MountNamespaceError {
     attempted: &'static str,
     #[source]
     source: nix::Error,
+}
+
+/// A shell script to run in a private mount namespace of its own, which vanishes with it: what it mounts
+/// nobody else sees, and nothing is left. Its arguments, added by the caller, begin with `$1`.
+pub fn script(script: &str) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private"]);
+    command.args(["sh", "-c", script, "sh"]);
+    command
 }
 
 /// Moves the process into a mount namespace of its own. Must be called before any thread is made:

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::report::Check;
 use crate::lab::configure::DATA_DIRECTORY;
+use crate::mount_namespace;
 
 /// How long one tool may take. Drills write some hundred thousand rows at most.
 const TOOL_WITHIN: Duration = Duration::from_secs(120);
@@ -38,16 +39,7 @@ pub async fn checksums(image: &Path, mount_point: &Path, bin_dir: &Path) -> Chec
     let script = r#"device=$(losetup --read-only --find --show "$1") || exit
         mount -t ext4 -o ro,noload "$device" "$2"; mounted=$?
         losetup --detach "$device" && [ "$mounted" = 0 ] && shift 2 && exec "$@""#;
-    let mut command = Command::new("unshare");
-    command.args([
-        "--mount",
-        "--propagation",
-        "private",
-        "sh",
-        "-c",
-        script,
-        "sh",
-    ]);
+    let mut command = Command::from(mount_namespace::script(script));
     command
         .arg(image)
         .arg(mount_point)

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use crate::lab::process::Process;
+use crate::mount_namespace;
 
 /// A FUSE server's connection in the kernel's FUSE control filesystem.
 #[derive(Clone, Debug)]
@@ -54,17 +55,7 @@ impl Connection {
         let number = self
             .number
             .map_or("*".to_owned(), |number| number.to_string());
-        let mut command = Command::new("unshare");
-        command.args([
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-c",
-            script,
-            "sh",
-        ]);
-        let output = command
+        let output = mount_namespace::script(script)
             .args([CONTROL, &number])
             .stdin(Stdio::null())
             .output()?;

@@ -78,7 +78,7 @@ async fn one(case: &Case, machines: &mut Machines) -> Line {
     println!("== {}", case.name);
     let began = clock::now();
     let patience = case.within;
-    let done = tokio::time::timeout(patience, (case.run)(machines)).await;
+    let done = tokio::time::timeout(patience, (case.run)(machines, case.name)).await;
     let done = done.unwrap_or_else(|_| Err(anyhow!("not done within {patience:?}")));
     let done = match done {
         Ok(outcome) => Ok(outcome),

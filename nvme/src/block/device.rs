@@ -42,6 +42,14 @@ pub fn usage(path: &Path) -> Result<Usage, BlockError> {
     }
 }
 
+/// Whether opening a device failed because it is not there any more: no node, or nothing behind it.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::ENXIO | libc::ENODEV)
+    )
+}
+
 /// The number that the kernel gives to each medium of a block device (`diskseq`, Linux 5.15): it
 /// changes when a loop device is detached and attached anew. So the same path with another number
 /// is another device, and nothing of the first one is alive any more. `None` where unknown.

@@ -27,7 +27,7 @@ use crate::block;
 pub fn abort(device: &Path, sequence: u64, connection: u32) -> io::Result<bool> {
     let held = match File::open(device) {
         Ok(held) => held,
-        Err(error) if is_gone(&error) => return Ok(false),
+        Err(error) if block::is_gone(&error) => return Ok(false),
         Err(error) => return Err(error),
     };
     if block::disk_sequence(device) != Some(sequence) {
@@ -39,14 +39,6 @@ pub fn abort(device: &Path, sequence: u64, connection: u32) -> io::Result<bool> 
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         aborted => aborted.map(|()| true),
     }
-}
-
-/// What opening a detached loop device says, or one whose node is gone.
-fn is_gone(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENXIO | libc::ENOENT | libc::ENODEV)
-    )
 }
 
 fn write_abort(connection: u32) -> io::Result<()> {

@@ -239,12 +239,7 @@ fn is_gone(path: &Path, sequence: Option<u64>) -> bool {
     match nvme::block::usage(path) {
         Ok(Usage::Free) => true,
         Ok(Usage::InUse) => false,
-        Err(BlockError::System { source, .. }) => {
-            matches!(
-                source.raw_os_error(),
-                Some(libc::ENXIO | libc::ENOENT | libc::ENODEV)
-            )
-        }
+        Err(BlockError::System { source, .. }) => nvme::block::is_gone(&source),
         Err(_) => false,
     }
 }

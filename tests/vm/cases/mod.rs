@@ -32,7 +32,8 @@ pub struct Case {
     pub form: Form,
     /// The longest it may take, under emulation on a busy machine.
     pub within: Duration,
-    pub run: fn(&mut Machines) -> Running<'_>,
+    /// Takes the case's name, too.
+    pub run: for<'a> fn(&'a mut Machines, &'static str) -> Running<'a>,
 }
 
 /// When a case is run.
@@ -47,110 +48,80 @@ pub enum Form {
 /// A drill with the set-up of its members, and their machine's boot after it.
 const DRILL_WITHIN: Duration = Duration::from_secs(600);
 
+/// The drill of this name.
+const fn drill(name: &'static str, form: Form) -> Case {
+    Case {
+        name,
+        form,
+        within: DRILL_WITHIN,
+        run: |machines, name| Box::pin(drills::drill(machines, name)),
+    }
+}
+
 /// All cases, in the order in which they are run.
 const CASES: &[Case] = &[
     Case {
         name: "machines",
         form: Form::Long,
         within: Duration::from_secs(180),
-        run: |machines| Box::pin(machines::faults(machines)),
+        run: |machines, _| Box::pin(machines::faults(machines)),
     },
     Case {
         name: "nvmet-reservations",
         form: Form::Short,
         within: Duration::from_secs(180),
-        run: |machines| Box::pin(nvmet::reservations(machines)),
+        run: |machines, _| Box::pin(nvmet::reservations(machines)),
     },
     Case {
         name: "kernel-initiator",
         form: Form::Short,
         within: Duration::from_secs(300),
-        run: |machines| Box::pin(kernel_initiator::initiator(machines)),
+        run: |machines, _| Box::pin(kernel_initiator::initiator(machines)),
     },
     Case {
         name: "kernel-backend",
         form: Form::Long,
         within: Duration::from_secs(300),
-        run: |machines| Box::pin(kernel_backend::backend(machines)),
+        run: |machines, _| Box::pin(kernel_backend::backend(machines)),
     },
     Case {
         name: "lease-locks",
         form: Form::Long,
         within: Duration::from_secs(180),
-        run: |machines| Box::pin(lease::locks(machines)),
+        run: |machines, _| Box::pin(lease::locks(machines)),
     },
     Case {
         name: "conformance",
         form: Form::Short,
         within: Duration::from_secs(300),
-        run: |machines| Box::pin(conformance::sequences(machines, conformance::SHORT)),
+        run: |machines, _| Box::pin(conformance::sequences(machines, conformance::SHORT)),
     },
     Case {
         name: "conformance-long",
         form: Form::Long,
         within: Duration::from_secs(1200),
-        run: |machines| Box::pin(conformance::sequences(machines, conformance::LONG)),
+        run: |machines, _| Box::pin(conformance::sequences(machines, conformance::LONG)),
     },
     Case {
         name: "user-initiator",
         form: Form::Short,
         within: Duration::from_secs(240),
-        run: |machines| Box::pin(user_initiator::all(machines)),
+        run: |machines, _| Box::pin(user_initiator::all(machines)),
     },
     Case {
         name: "ublk",
         form: Form::Long,
         within: Duration::from_secs(600),
-        run: |machines| Box::pin(ublk::bridge(machines)),
+        run: |machines, _| Box::pin(ublk::bridge(machines)),
     },
-    Case {
-        name: "planned",
-        form: Form::Short,
-        within: DRILL_WITHIN,
-        run: |machines| Box::pin(drills::drill(machines, "planned")),
-    },
-    Case {
-        name: "freeze",
-        form: Form::Short,
-        within: DRILL_WITHIN,
-        run: |machines| Box::pin(drills::drill(machines, "freeze")),
-    },
-    Case {
-        name: "sigterm",
-        form: Form::Long,
-        within: DRILL_WITHIN,
-        run: |machines| Box::pin(drills::drill(machines, "sigterm")),
-    },
-    Case {
-        name: "crash",
-        form: Form::Long,
-        within: DRILL_WITHIN,
-        run: |machines| Box::pin(drills::drill(machines, "crash")),
-    },
-    Case {
-        name: "storage-cut",
-        form: Form::Long,
-        within: DRILL_WITHIN,
-        run: |machines| Box::pin(drills::drill(machines, "storage-cut")),
-    },
-    Case {
-        name: "storage-replay",
-        form: Form::Long,
-        within: DRILL_WITHIN,
-        run: |machines| Box::pin(drills::drill(machines, "storage-replay")),
-    },
-    Case {
-        name: "target-restart",
-        form: Form::Long,
-        within: DRILL_WITHIN,
-        run: |machines| Box::pin(drills::drill(machines, "target-restart")),
-    },
-    Case {
-        name: "kernel-panic",
-        form: Form::Long,
-        within: DRILL_WITHIN,
-        run: |machines| Box::pin(drills::drill(machines, "kernel-panic")),
-    },
+    drill("planned", Form::Short),
+    drill("freeze", Form::Short),
+    drill("sigterm", Form::Long),
+    drill("crash", Form::Long),
+    drill("storage-cut", Form::Long),
+    drill("storage-replay", Form::Long),
+    drill("target-restart", Form::Long),
+    drill("kernel-panic", Form::Long),
 ];
 
 /// Those that the arguments ask for.

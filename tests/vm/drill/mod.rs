@@ -320,10 +320,9 @@ impl Ground for VmGround<'_> {
     async fn freeze(&mut self, member: &str) -> Result<(), StageError> {
         self.undo.push(Undo::Thaw(member.to_owned()));
         let freeze = async {
-            let node = self.node(member)?;
             self.frozen = Some(Frozen {
                 name: member.to_owned(),
-                offset_ms: node.clock_offset().await?,
+                offset_ms: self.node(member)?.clock_offset().await?,
                 since: clock::now(),
             });
             let node = self.node(member)?;

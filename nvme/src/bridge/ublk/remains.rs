@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::abi::{DeviceInfo, STATE_DEAD};
 use super::control::Control;
+use crate::block;
 
 /// How often it is looked how far a device is gone.
 const LOOK: Duration = Duration::from_millis(5);
@@ -74,7 +75,7 @@ impl UblkDevice {
         }
         let held = match File::options().read(true).write(true).open(self.channel()) {
             Ok(held) => held,
-            Err(error) if is_deleted(&error) => return self.held(&control),
+            Err(error) if block::is_gone(&error) => return self.held(&control),
             // One process may have it open: the server, or the kernel on its behalf.
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Ok(Left::Served),
             Err(error) => return Err(error),
@@ -149,14 +150,6 @@ impl UblkDevice {
 /// Where a bridge records its device.
 pub(super) fn record_in(directory: &Path) -> PathBuf {
     directory.join("ublk")
-}
-
-/// What opening a deleted character device says.
-fn is_deleted(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENOENT | libc::ENXIO | libc::ENODEV)
-    )
 }
 
 #[cfg(test)]
