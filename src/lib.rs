@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod clock;
+pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod control;

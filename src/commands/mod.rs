@@ -9,6 +9,7 @@ use std::process::ExitCode;
 mod ask;
 pub mod bridge;
 pub mod confirm_stopped;
+pub mod crd;
 pub mod doctor;
 pub mod drill;
 pub mod history;
@@ -59,6 +60,7 @@ subcommands! {
     Resume = resume,
     History = history,
     ConfirmStopped = confirm_stopped,
+    Crd = crd,
     Replay = replay,
     Target = target,
 }
