@@ -38,6 +38,28 @@ pub struct WritePermit {
     drain: Drain,
 }
 
+/// A permit's word to the process that runs PostgreSQL: it may start it on the mounted volume.
+///
+/// The permit itself stays with whoever mounts, which on Kubernetes is another process. A licence is made
+/// by a permit, or read from the words of one who has it; it mounts nothing and fences nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Licence {
+    epoch: Epoch,
+    member: MemberId,
+}
+
+impl Licence {
+    /// The epoch of the ownership.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The member that may write.
+    pub fn member(&self) -> MemberId {
+        self.member
+    }
+}
+
 /// What a report must show before a permit is made, and whenever it is confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum PermitLost {
@@ -138,6 +160,14 @@ impl WritePermit {
     /// The epoch of this ownership.
     pub fn epoch(&self) -> Epoch {
         self.key.epoch
+    }
+
+    /// The word that PostgreSQL may be started under this permit.
+    pub fn licence(&self) -> Licence {
+        Licence {
+            epoch: self.key.epoch,
+            member: self.key.member,
+        }
     }
 
     /// When it was proven.

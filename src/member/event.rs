@@ -1,16 +1,7 @@
 //! What happens to a member: the one queue through which everything reaches its loop.
 
-use fencing::{Mailbox, Mono, WritePermit};
-
+use crate::attachment::{self, Happening, Look};
 use crate::decide::{Device, Lease, Mount, Outcome, Postgres, StepId};
-
-/// One look at a channel: what was read, or why it could not be.
-pub(super) struct Look<T> {
-    /// What was read; for people, why not.
-    pub result: Result<T, String>,
-    /// When the look began.
-    pub began: Mono,
-}
 
 /// What a step changed on this machine. Fields that it did not touch are `None`.
 #[derive(Default)]
@@ -21,8 +12,16 @@ pub(super) struct Changes {
     pub mount: Option<Mount>,
     /// PostgreSQL.
     pub postgres: Option<Postgres>,
-    /// A fence was proven.
-    pub permit: Option<WritePermit>,
+}
+
+impl From<attachment::Changes> for Changes {
+    fn from(attachment::Changes { device, mount }: attachment::Changes) -> Self {
+        Self {
+            device,
+            mount,
+            postgres: None,
+        }
+    }
 }
 
 /// A step that came to its end.
@@ -37,8 +36,8 @@ pub(super) struct Ended {
 
 /// One event.
 pub(super) enum Event {
-    /// The reservation report was read, or could not be.
-    Mailbox(Look<Mailbox>),
+    /// Something on the volume's side.
+    Volume(Happening),
     /// The lease was read or written, or could not be.
     Lease(Look<Option<Lease>>),
     /// A step began to change something that others must know before it ends.
@@ -56,11 +55,6 @@ pub(super) enum Event {
     PostgresHangs {
         /// Which start.
         run: u64,
-    },
-    /// The device that was made as number `made` is gone.
-    DeviceGone {
-        /// Which making.
-        made: u64,
     },
     /// SIGTERM or SIGINT.
     Terminate,

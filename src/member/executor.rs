@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fencing::{Epoch, KeyFlags, Mono, WritePermit};
+use fencing::{Epoch, KeyFlags, Mono};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tracing::{debug, warn};
+use tracing::warn;
 
-use super::event::{Changes, Ended, Event, Look};
-use super::looks;
+use super::event::{Changes, Ended, Event};
 use super::steps::Tools;
+use crate::attachment::{Happening, Look, ends_ownership};
 use crate::clock;
-use crate::decide::{Lease, LeaseRecord, LeaseVersion, Outcome, Step, Timings, Work};
+use crate::decide::{Lease, LeaseRecord, LeaseVersion, Outcome, PermitFacts, Step, Timings, Work};
 use crate::lease::Written;
 
 /// The executor, with the permit of the newest proven fence.
@@ -20,7 +20,8 @@ pub(super) struct Executor {
     tools: Arc<Tools>,
     events: mpsc::UnboundedSender<Event>,
     running: Option<AbortHandle>,
-    permit: Option<Arc<WritePermit>>,
+    /// What the attachment has in hand, as far as its steps have said.
+    permit: Option<PermitFacts>,
     beat: Option<AbortHandle>,
     lease_write: Option<AbortHandle>,
 }
@@ -43,31 +44,22 @@ impl Executor {
     }
 
     /// The permit in hand.
-    pub fn permit(&self) -> Option<&WritePermit> {
-        self.permit.as_deref()
+    pub fn permit(&self) -> Option<PermitFacts> {
+        self.permit
     }
 
-    /// A fence was proven: its permit is the one that counts from now on.
-    pub fn keep(&mut self, permit: WritePermit) {
-        self.permit = Some(Arc::new(permit));
+    /// A step ended. The permit of a fence that was given up must not be used.
+    pub fn ended(&mut self, outcome: &Outcome, counts: bool) {
+        match outcome {
+            Outcome::Fenced(permit) if counts => self.permit = Some(*permit),
+            Outcome::Fenced(_) => self.tools.attachment.drop_permit(),
+            _ => {}
+        }
     }
 
     /// Takes the device away in good order, at the end of the process.
     pub async fn close(&self) {
-        if let Some(device) = self.tools.device.lock().await.take() {
-            let bound = self.tools.timings.kill;
-            // A bridge that does not end is killed with this process, and the node with an armed
-            // watchdog: what the bridge still has to send is unknown.
-            match tokio::time::timeout(bound, device.close()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return tracing::warn!(%error, "the device is not proven gone"),
-                Err(_elapsed) => return,
-            }
-        }
-        let remains = self.tools.remains.try_lock();
-        if remains.is_ok_and(|remains| remains.is_empty()) {
-            self.tools.self_fence.disarm();
-        }
+        self.tools.attachment.close().await;
     }
 
     /// Begins a step. An urgent one ends the wait for the step that is running; what the kernel does
@@ -81,9 +73,8 @@ impl Executor {
         }
         let tools = self.tools.clone();
         let events = self.events.clone();
-        let permit = self.permit.clone();
         let task = tokio::spawn(async move {
-            let (outcome, changes) = within_deadline(&tools, &step, permit.as_ref()).await;
+            let (outcome, changes) = within_deadline(&tools, &step).await;
             let ended = Ended {
                 id: step.id,
                 outcome,
@@ -103,15 +94,8 @@ impl Executor {
         let tools = self.tools.clone();
         let events = self.events.clone();
         let task = tokio::spawn(async move {
-            let bound = tools.timings.command;
-            let said = tokio::time::timeout(bound, tools.say_if_free(epoch, flags)).await;
-            match said {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!(%error, "the beat was not accepted"),
-                Err(_elapsed) => debug!("the beat got no answer"),
-            }
-            let look = looks::mailbox(&tools.volume, tools.cluster, bound).await;
-            let _closed = events.send(Event::Mailbox(look));
+            let look = tools.attachment.beat(epoch, flags).await;
+            let _closed = events.send(Event::Volume(Happening::Mailbox(look)));
         });
         self.beat = Some(task.abort_handle());
     }
@@ -185,12 +169,8 @@ impl Tools {
     }
 }
 
-async fn within_deadline(
-    tools: &Arc<Tools>,
-    step: &Step,
-    permit: Option<&Arc<WritePermit>>,
-) -> (Outcome, Changes) {
-    let work = tools.perform(&step.work, step.deadline, permit);
+async fn within_deadline(tools: &Arc<Tools>, step: &Step) -> (Outcome, Changes) {
+    let work = tools.perform(&step.work, step.deadline);
     if !can_be_cancelled(&step.work) {
         return work.await;
     }
@@ -226,27 +206,5 @@ fn can_be_cancelled(work: &Work) -> bool {
         | Work::AnnounceClean { .. }
         | Work::KillPostgres
         | Work::ShutdownFilesystem => true,
-    }
-}
-
-/// Whether the permit in hand must not outlive the beginning of this step. SAFETY.md I2
-fn ends_ownership(work: &Work) -> bool {
-    match work {
-        Work::Register { .. }
-        | Work::Unregister
-        | Work::Fence { .. }
-        | Work::RebuildDevice
-        | Work::AnnounceClean { .. }
-        | Work::ShutdownFilesystem
-        | Work::DropMount => true,
-        Work::ClaimLease { .. }
-        | Work::PrepareVolume
-        | Work::Format { .. }
-        | Work::Mount { .. }
-        | Work::StartPostgres { .. }
-        | Work::Checkpoint
-        | Work::StopPostgres { .. }
-        | Work::Unmount
-        | Work::KillPostgres => false,
     }
 }

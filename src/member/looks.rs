@@ -3,14 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fencing::{ClusterTag, Mailbox};
-use nvme::Namespace;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
-use super::carrier::Carrier;
-use super::event::{Event, Look};
-use super::steps::whole;
+use super::event::Event;
+use crate::attachment::{Attachment, Happening, Look, whole};
 use crate::clock;
 use crate::decide::Timings;
 use crate::lease::LeaseStore;
@@ -25,8 +22,7 @@ pub(super) struct Looks {
 impl Looks {
     /// Begins to look, every `observe`.
     pub fn start(
-        volume: Arc<Carrier>,
-        cluster: ClusterTag,
+        attachment: Arc<Attachment>,
         lease: LeaseStore,
         timings: &Timings,
         events: mpsc::UnboundedSender<Event>,
@@ -37,12 +33,11 @@ impl Looks {
             interval: timings.observe,
             asked: mailbox_asked.clone(),
         };
-        let bound = timings.command;
         let to = events.clone();
         tasks.spawn(async move {
             loop {
-                let look = mailbox(&volume, cluster, bound).await;
-                if to.send(Event::Mailbox(look)).is_err() {
+                let look = attachment.mailbox().await;
+                if to.send(Event::Volume(Happening::Mailbox(look))).is_err() {
                     return;
                 }
                 pace.next().await;
@@ -81,34 +76,6 @@ impl Looks {
         if lease {
             self.lease.notify_one();
         }
-    }
-}
-
-/// Reads the reservation report once.
-pub(super) async fn mailbox(
-    volume: &Carrier,
-    cluster: ClusterTag,
-    bound: Duration,
-) -> Look<Mailbox> {
-    let began = clock::now();
-    let result = match tokio::time::timeout(bound, volume.report()).await {
-        Ok(Ok(report)) => Ok(Mailbox::read(&report, cluster)),
-        Ok(Err(error)) => Err(with_paths(whole(error), volume)),
-        Err(_elapsed) => {
-            let cause = format!("no reservation report within {bound:?}");
-            Err(with_paths(cause, volume))
-        }
-    };
-    Look { result, began }
-}
-
-/// Why not, and what the kernel says of its paths.
-fn with_paths(cause: String, volume: &Carrier) -> String {
-    let paths = volume.paths();
-    if paths.is_empty() {
-        cause
-    } else {
-        format!("{cause}; {paths}")
     }
 }
 

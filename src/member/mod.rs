@@ -7,16 +7,10 @@
 //! The loop owns everything that decisions read; whatever takes time runs beside it and comes back
 //! as an event. Nothing here judges: that is `decide`.
 
-mod carrier;
-mod device;
 mod event;
 mod executor;
-mod further;
-mod keeper;
 mod looks;
-mod marks;
 mod pulse;
-mod self_fence;
 mod senses;
 mod start;
 mod steps;
@@ -30,6 +24,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use crate::api::Api;
+use crate::attachment::Happening;
 use crate::clock;
 use crate::config::Config;
 use crate::control::status::Facts;
@@ -109,7 +104,7 @@ impl Member {
         self.memory = decision.memory;
         // Whoever is standby has proven that nothing of the volume is in use here (SAFETY.md I6).
         if matches!(self.memory.role, Role::Standby) {
-            self.executor.tools().self_fence.disarm();
+            self.executor.tools().attachment.settled();
         }
         self.publish(&observation, &decision.reason, now);
         for action in decision.actions {
@@ -186,19 +181,15 @@ impl Member {
     /// Takes one event into the senses.
     fn take(&mut self, event: Event) {
         match event {
-            Event::Mailbox(look) => {
-                if let Ok(mailbox) = &look.result {
-                    let self_fence = &self.executor.tools().self_fence;
-                    self_fence.confirm(mailbox, look.began, clock::now());
-                }
-                self.senses.mailbox(look);
-            }
+            Event::Volume(happening) => self.happened(happening),
             Event::Lease(look) => self.senses.lease(look),
             Event::Changed(changes) => self.changed(changes),
             Event::Ended(ended) => {
                 info!(outcome = ?ended.outcome, "end");
-                let permit = self.senses.ended(*ended, clock::now());
-                self.keep(permit);
+                let outcome = ended.outcome.clone();
+                let counts = self.senses.ended(*ended, clock::now());
+                self.executor.ended(&outcome, counts);
+                self.senses.permit(self.executor.permit());
             }
             Event::PostgresGone { run, how } => {
                 warn!(how, "PostgreSQL ended");
@@ -214,10 +205,6 @@ impl Member {
                         ..Changes::default()
                     });
                 }
-            }
-            Event::DeviceGone { made } => {
-                info!(made, "the block device is gone");
-                self.gone_device = self.gone_device.max(made);
             }
             Event::Terminate => self.senses.terminate(),
         }
@@ -243,15 +230,25 @@ impl Member {
     }
 
     fn changed(&mut self, changes: Changes) {
-        let permit = self.senses.changed(changes);
-        self.keep(permit);
+        self.senses.changed(changes);
     }
 
-    fn keep(&mut self, permit: Option<fencing::WritePermit>) {
-        if let Some(permit) = permit {
-            self.executor.keep(permit);
+    /// Takes what the attachment says.
+    fn happened(&mut self, happening: Happening) {
+        match happening {
+            Happening::Mailbox(look) => {
+                if let Ok(mailbox) = &look.result {
+                    let attachment = &self.executor.tools().attachment;
+                    attachment.confirm(mailbox, look.began);
+                }
+                self.senses.mailbox(look);
+            }
+            Happening::Changed(changes) => self.changed(changes.into()),
+            Happening::DeviceGone { made } => {
+                info!(made, "the block device is gone");
+                self.gone_device = self.gone_device.max(made);
+            }
         }
-        self.senses.permit(self.executor.permit());
     }
 
     /// Takes what came from a peer. Heartbeats are in the observation already.

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use fencing::{MemberId, Mono, WritePermit};
+use fencing::{MemberId, Mono};
 use nvme::HostId;
 
-use super::event::{Changes, Ended, Look};
+use super::event::{Changes, Ended};
+use crate::attachment::Look;
 use crate::decide::{
     Device, Finished, Heartbeat, Incarnation, Lease, Local, Mount, Observation, PermitFacts,
     Postgres, Request, Running, Seen, StepId,
@@ -82,52 +83,42 @@ impl Senses {
         self.running = Some(Running { id, since: now });
     }
 
-    /// A step ended. One that was given up for an urgent one changes facts but is not "finished".
-    pub fn ended(&mut self, ended: Ended, now: Mono) -> Option<WritePermit> {
+    /// A step ended. Whether it was the one that counts: one that was given up for an urgent one changes
+    /// facts but is not "finished".
+    pub fn ended(&mut self, ended: Ended, now: Mono) -> bool {
         let Ended {
             id,
             outcome,
             changes,
         } = ended;
-        if self.running.is_some_and(|running| running.id == id) {
+        self.changed(changes);
+        let counts = self.running.is_some_and(|running| running.id == id);
+        if counts {
             self.running = None;
             self.finished = Some(Finished {
                 id,
                 at: now,
                 outcome,
             });
-            self.changed(changes)
-        } else {
-            // The permit of a fence that was given up must not be used.
-            let _dropped = self.changed(Changes {
-                permit: None,
-                ..changes
-            });
-            None
         }
+        counts
     }
 
-    /// Facts of this machine changed. Returns a permit that was proven.
-    pub fn changed(&mut self, changes: Changes) -> Option<WritePermit> {
+    /// Facts of this machine changed.
+    pub fn changed(&mut self, changes: Changes) {
         let Changes {
             device,
             mount,
             postgres,
-            permit,
         } = changes;
         self.local.device = device.unwrap_or(self.local.device);
         self.local.mount = mount.unwrap_or(self.local.mount);
         self.local.postgres = postgres.unwrap_or(self.local.postgres);
-        permit
     }
 
-    /// The permit in the executor's hands, or that it was dropped.
-    pub fn permit(&mut self, permit: Option<&WritePermit>) {
-        self.local.permit = permit.map(|permit| PermitFacts {
-            epoch: permit.epoch(),
-            key: permit.key(),
-            proven_at: permit.proven_at(),
-        });
+    /// The permit in hand, or that it was dropped.
+    pub fn permit(&mut self, permit: Option<PermitFacts>) {
+        self.local.permit = permit;
     }
 
     /// SIGTERM came.

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
-use fencing::WritePermit;
+use fencing::Licence;
 
 use super::configuration::SUPERUSER;
 use super::control_data::{self, ControlData};
@@ -54,7 +54,7 @@ pub enum InitdbError {
 /// It is made under another name and renamed when complete and synced, so that an interrupted
 /// attempt is never taken for a database. What an earlier attempt left is removed: nothing under
 /// that name ever served anybody.
-pub fn initdb(_permit: &WritePermit, instance: &Instance) -> Result<ControlData, InitdbError> {
+pub fn initdb(_licence: &Licence, instance: &Instance) -> Result<ControlData, InitdbError> {
     let directory = &instance.data_directory;
     let unfinished = unfinished_name(directory);
     let step = |operation, path: &Path| {

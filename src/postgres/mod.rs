@@ -1,7 +1,7 @@
 //! PostgreSQL on the shared volume: made, started, watched, stopped.
 //!
 //! Every function is one action with an outcome; when to do what is decided elsewhere. Whatever
-//! writes takes a [`WritePermit`](fencing::WritePermit), and every wait has a deadline.
+//! writes takes the [`Licence`](fencing::Licence) of a permit, and every wait has a deadline.
 //!
 //! ```text
 //! Programs ── DataDirectory::read/admit ── initdb ── launch ── Starting::ready ── Session ── stop

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fencing::WritePermit;
+use fencing::Licence;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
@@ -150,10 +150,10 @@ pub struct Starting {
 /// Starts PostgreSQL on the mounted volume. Returns when its first process runs, long before it is
 /// ready: see [`Starting::ready`].
 ///
-/// SAFETY.md: only under a permit. A `postmaster.pid` that is still there is removed, because the
+/// SAFETY.md: only under a permit, whose licence this is. A `postmaster.pid` that is still there is removed, because the
 /// permit proves that no other host writes and the node lock that no other process here does.
 pub async fn launch(
-    _permit: &WritePermit,
+    _licence: &Licence,
     instance: &Instance,
     baton: &Path,
     node_lock: Option<OwnedFd>,

@@ -185,7 +185,7 @@ pub async fn start(instance: &Instance, epoch: u32) -> (postgres::Launched, Sess
     // Waits: a program that another test starts at the same moment may have inherited it.
     FileExt::lock_exclusive(&lock).unwrap();
     let launched = postgres::launch(
-        &permit(epoch),
+        &permit(epoch).licence(),
         instance,
         Path::new(BATON),
         Some(lock.into()),

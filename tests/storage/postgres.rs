@@ -95,11 +95,11 @@ fn a_new_database_serves_stops_and_serves_again() {
     let volume = Volume::new();
     let mounted = volume.prepare();
     let instance = volume.instance();
-    let made = postgres::initdb(&permit(1), &instance).unwrap();
+    let made = postgres::initdb(&permit(1).licence(), &instance).unwrap();
     assert_eq!(made.state, DatabaseState::ShutDown);
     assert_eq!(made.data_checksum_version, 1);
     assert!(matches!(
-        postgres::initdb(&permit(1), &instance),
+        postgres::initdb(&permit(1).licence(), &instance),
         Err(postgres::InitdbError::Exists { .. })
     ));
     block_on(async {
@@ -173,7 +173,7 @@ async fn take(
     let mounted = volume.mount();
     phases.lap("mount");
     let baton = Path::new(BATON);
-    let launched = postgres::launch(&permit(epoch), instance, baton, None)
+    let launched = postgres::launch(&permit(epoch).licence(), instance, baton, None)
         .await
         .unwrap();
     phases.lap("launch");
@@ -195,7 +195,7 @@ fn hand_overs_and_take_overs_one_after_another() {
     let volume = Volume::new();
     let mounted = volume.prepare();
     let instance = volume.instance();
-    postgres::initdb(&permit(1), &instance).unwrap();
+    postgres::initdb(&permit(1).licence(), &instance).unwrap();
     mounted.unmount().unwrap();
     block_on(async {
         let mut phases = Phases::begin();
@@ -261,7 +261,7 @@ fn a_frozen_tree_is_killed_after_its_bounds() {
     let volume = Volume::new();
     let mounted = volume.prepare();
     let instance = volume.instance();
-    postgres::initdb(&permit(1), &instance).unwrap();
+    postgres::initdb(&permit(1).licence(), &instance).unwrap();
     block_on(async {
         let (mut launched, _session) = start(&instance, 1).await;
         for pid in processes_with(instance.data_directory.to_str().unwrap()) {
@@ -289,7 +289,7 @@ fn each_way_of_stopping_leaves_what_it_should() {
     let volume = Volume::new();
     let mounted = volume.prepare();
     let instance = volume.instance();
-    postgres::initdb(&permit(1), &instance).unwrap();
+    postgres::initdb(&permit(1).licence(), &instance).unwrap();
     let directory = &instance.data_directory;
     let zero = Duration::ZERO;
     block_on(async {
@@ -350,7 +350,7 @@ fn what_must_not_be_started_is_refused() {
     let directory = &instance.data_directory;
     let read = || DataDirectory::read(&instance.volume_root, directory);
     assert!(matches!(read(), Ok(None)));
-    let made = postgres::initdb(&permit(1), &instance).unwrap();
+    let made = postgres::initdb(&permit(1).licence(), &instance).unwrap();
 
     let facts = read().unwrap().unwrap();
     assert!(!facts.replica && !facts.from_backup);
@@ -412,12 +412,12 @@ fn a_port_in_use_is_named_and_nothing_is_left() {
     let volume = Volume::new();
     let mounted = volume.prepare();
     let mut instance = volume.instance();
-    postgres::initdb(&permit(1), &instance).unwrap();
+    postgres::initdb(&permit(1).licence(), &instance).unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     instance.port = taken.local_addr().unwrap().port();
     block_on(async {
         let baton = Path::new(BATON);
-        let launched = postgres::launch(&permit(1), &instance, baton, None)
+        let launched = postgres::launch(&permit(1).licence(), &instance, baton, None)
             .await
             .unwrap();
         let error = launched.starting.ready(LONG).await.unwrap_err();
@@ -438,14 +438,15 @@ fn another_servers_socket_is_left_alone() {
     let volume = Volume::new();
     let mounted = volume.prepare();
     let instance = volume.instance();
-    postgres::initdb(&permit(1), &instance).unwrap();
+    postgres::initdb(&permit(1).licence(), &instance).unwrap();
     fs::create_dir(&instance.socket_directory).unwrap();
     let path = instance
         .socket_directory
         .join(format!(".s.PGSQL.{}", instance.port));
     let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
     block_on(async {
-        let launched = postgres::launch(&permit(1), &instance, Path::new(BATON), None).await;
+        let launched =
+            postgres::launch(&permit(1).licence(), &instance, Path::new(BATON), None).await;
         assert!(
             matches!(launched, Err(StartError::SocketInUse { .. })),
             "{launched:?}"
@@ -460,11 +461,11 @@ fn programs_that_cannot_be_run_are_reported() {
     let volume = Volume::new();
     let mounted = volume.prepare();
     let mut instance = volume.instance();
-    postgres::initdb(&permit(1), &instance).unwrap();
+    postgres::initdb(&permit(1).licence(), &instance).unwrap();
     instance.programs.bin_dir = "/nonexistent".into();
     block_on(async {
         let baton = Path::new(BATON);
-        let launched = postgres::launch(&permit(1), &instance, baton, None)
+        let launched = postgres::launch(&permit(1).licence(), &instance, baton, None)
             .await
             .unwrap();
         let error = launched.starting.ready(LONG).await.unwrap_err();
@@ -497,7 +498,7 @@ fn a_crash_of_the_postmaster_ends_the_tree_and_the_next_start_recovers() {
     let volume = Volume::new();
     let mounted = volume.prepare();
     let instance = volume.instance();
-    postgres::initdb(&permit(1), &instance).unwrap();
+    postgres::initdb(&permit(1).licence(), &instance).unwrap();
     block_on(async {
         let (launched, _session) = start(&instance, 1).await;
         let root = launched.postmaster.pid().unwrap();
@@ -545,7 +546,7 @@ fn as_a_member_that_is_killed() {
     let _mounted = volume.prepare();
     let mut instance = volume.instance();
     instance.runtime_directory = Path::new(&directory).join("run");
-    postgres::initdb(&permit(1), &instance).unwrap();
+    postgres::initdb(&permit(1).licence(), &instance).unwrap();
     block_on(async {
         let (_launched, _session) = start(&instance, 1).await;
         println!("{STARTED}{}", volume.device().display());

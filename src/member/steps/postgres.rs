@@ -2,20 +2,21 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fencing::{Epoch, Mono, WritePermit};
+use fencing::{Epoch, Mono};
 use tokio::sync::{Mutex, mpsc, watch};
 
-use super::{Done, Tools, failed, whole};
+use super::{Done, Tools, failed, volume};
+use crate::attachment::whole;
 use crate::clock;
 use crate::decide::{Outcome, Postgres};
 use crate::member::event::{Changes, Event};
 use crate::member::pulse;
 use crate::postgres::{
-    End, Instance, Launched, Postmaster, Request, Session, launch, verify_shut_down,
+    End, Instance, Launched, Postmaster, Request, Session, initdb, launch, verify_shut_down,
 };
+use crate::volume::{Bounded, within};
 
 /// The program that becomes pid 1 of PostgreSQL's namespace: the very one that is running.
 const BATON: &str = "/proc/self/exe";
@@ -42,11 +43,6 @@ impl Database {
         }
     }
 
-    /// Its programs, places and settings.
-    pub fn instance(&self) -> &Instance {
-        &self.instance
-    }
-
     /// The number of the newest start.
     pub fn run(&self) -> u64 {
         self.runs.load(Ordering::Relaxed)
@@ -71,21 +67,38 @@ impl Database {
 }
 
 impl Tools {
-    /// Starts PostgreSQL and waits until it has committed a write.
-    pub(super) async fn start_postgres(&self, permit: Arc<WritePermit>, deadline: Mono) -> Done {
-        if !self
-            .mounted
-            .try_lock()
-            .is_ok_and(|mounted| mounted.is_some())
-        {
-            return failed("the volume is not mounted");
+    /// Makes the filesystem and the database on a volume that is proven blank once more.
+    pub(super) async fn format(&self, epoch: Epoch, deadline: Mono) -> Done {
+        let licence = match self.attachment.begin_format(epoch, deadline).await {
+            Ok(licence) => licence,
+            Err(refused) => return volume(refused),
+        };
+        let instance = self.database.instance.clone();
+        let make = move || initdb(&licence, &instance).map_err(whole);
+        let made = blocking("postgres-initdb", deadline, make).await;
+        let system = match &made {
+            Ok(control) => Some(control.system_identifier),
+            Err(_cause) => None,
+        };
+        let ended = self.attachment.end_format(epoch, system, deadline).await;
+        match made {
+            Ok(_) => volume(ended),
+            Err(cause) => (Outcome::Failed { cause }, ended.1.into()),
         }
+    }
+
+    /// Starts PostgreSQL and waits until it has committed a write.
+    pub(super) async fn start_postgres(&self, epoch: Epoch, deadline: Mono) -> Done {
+        let licence = match self.attachment.licence(epoch) {
+            Ok(licence) => licence,
+            Err(refused) => return volume(refused),
+        };
         let database = &self.database;
         let lock = match database.node_lock.try_clone() {
             Ok(lock) => lock,
             Err(error) => return failed(error),
         };
-        let launched = launch(&permit, &database.instance, Path::new(BATON), Some(lock)).await;
+        let launched = launch(&licence, &database.instance, Path::new(BATON), Some(lock)).await;
         let Launched {
             postmaster,
             starting,
@@ -98,14 +111,14 @@ impl Tools {
             .events
             .send(Event::Changed(postgres_is(Postgres::Starting)));
         if let Err(error) = starting.ready(clock::now().until(deadline)).await {
-            let changes = self.mount_if_dead().await;
+            let changes = self.attachment.mount_if_dead().await.into();
             let cause = whole(error);
             return (Outcome::Failed { cause }, changes);
         }
-        match self.first_write(&permit, deadline).await {
+        match self.first_write(epoch, deadline).await {
             Ok(session) => {
                 *database.session.lock().await = Some(session);
-                self.feel_pulse(permit.epoch()).await;
+                self.feel_pulse(epoch).await;
                 (Outcome::Done, postgres_is(Postgres::Running))
             }
             Err(error) => failed(whole(error)),
@@ -127,13 +140,13 @@ impl Tools {
 
     async fn first_write(
         &self,
-        permit: &WritePermit,
+        epoch: Epoch,
         deadline: Mono,
     ) -> Result<Session, crate::postgres::SessionError> {
         let left = || clock::now().until(deadline);
         let session = Session::connect(&self.database.instance, left()).await?;
         session
-            .commit_ownership(permit.epoch(), &self.config.member, left())
+            .commit_ownership(epoch, &self.database.instance.member, left())
             .await?;
         Ok(session)
     }
@@ -155,7 +168,7 @@ impl Tools {
                 return failed(whole(error));
             }
         }
-        self.sync_filesystem(deadline).await
+        volume(self.attachment.sync_filesystem(deadline).await)
     }
 
     /// Asks PostgreSQL to stop and waits until its process tree is empty; the deadline is the step's.
@@ -205,7 +218,7 @@ impl Tools {
             .is_err()
         {
             tracing::warn!("PostgreSQL's processes hang on the volume: its device goes");
-            self.condemn_device().await;
+            self.attachment.condemn_device().await;
             reaped(&mut end).await;
         }
         (Outcome::Done, postgres_is(Postgres::Stopped))
@@ -216,15 +229,27 @@ impl Tools {
         let directory = self.database.instance.data_directory.clone();
         let read = move || verify_shut_down(&directory, false).map_err(whole);
         let clean = verify
-            && match self.blocking("postgres-verify", Mono::MAX, read).await {
-                Ok(Ok(_)) => true,
-                Ok(Err(cause)) => {
+            && match blocking("postgres-verify", Mono::MAX, read).await {
+                Ok(_) => true,
+                Err(cause) => {
                     tracing::warn!(cause, "PostgreSQL was not shut down in order");
                     false
                 }
-                Err(_) => false,
             };
         (Outcome::Stopped { clean }, postgres_is(Postgres::Stopped))
+    }
+}
+
+/// Runs a call that may wait for the volume on a thread of its own, beyond the deadline too.
+async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    deadline: Mono,
+    call: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    match within(clock::now().until(deadline), what, call).await {
+        Ok(Bounded::Done(result)) => result,
+        Ok(Bounded::Stuck(pending)) => pending.await.map_err(whole)?,
+        Err(error) => Err(whole(error)),
     }
 }
 

@@ -34,7 +34,7 @@ fn over(device: PathBuf) -> SelfFence {
         device,
         times: times(),
     };
-    SelfFence::of(Some(configured), host(1), member())
+    SelfFence::new(Some(configured), host(1), member())
 }
 
 /// Armed for epoch 5 on a file.
@@ -129,7 +129,7 @@ fn what_is_no_watchdog_cannot_be_armed() {
         matches!(refused, WatchdogError::Timeout { .. }),
         "{refused}"
     );
-    SelfFence::of(None, host(1), member())
+    SelfFence::new(None, host(1), member())
         .arm(epoch(5))
         .expect("nothing is configured");
 }

@@ -6,10 +6,9 @@ mod kernel;
 use std::path::{Path, PathBuf};
 
 use nvme::kernel::{AttachError, DestroyError, sysfs::SysfsError};
-use tokio::sync::mpsc;
 
 use super::carrier::{self, Carrier};
-use super::event::Event;
+use super::word::Tell;
 use crate::config::Volume;
 use crate::decide::Timings;
 
@@ -50,7 +49,7 @@ pub(super) enum DeviceError {
 }
 
 impl Device {
-    /// Makes a device; its end is an [`Event::DeviceGone`] with this `made`.
+    /// Makes a device; its end is a [`Happening::DeviceGone`](super::Happening::DeviceGone) with this `made`.
     ///
     /// Must be called on the thread that lives as long as the process: a bridge dies with the thread
     /// that started it.
@@ -59,15 +58,15 @@ impl Device {
         volume: &Volume,
         timings: &Timings,
         made: u64,
-        events: mpsc::UnboundedSender<Event>,
+        tell: Tell,
     ) -> Result<Self, DeviceError> {
         Ok(match carrier {
             Carrier::UserSpace(_) => {
-                Self::Bridge(bridge::Device::make(volume, timings, made, events).await?)
+                Self::Bridge(bridge::Device::make(volume, timings, made, tell).await?)
             }
             Carrier::Kernel(initiator) => {
                 let bound = carrier::destroy_deadline(timings);
-                let made = kernel::Device::make(initiator.clone(), bound, made, events);
+                let made = kernel::Device::make(initiator.clone(), bound, made, tell);
                 Self::Kernel(made.await?)
             }
         })

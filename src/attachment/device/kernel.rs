@@ -7,17 +7,16 @@ use std::time::Duration;
 
 use nvme::block::{self, Usage};
 use nvme::kernel::{KernelDisk, KernelInitiator};
-use tokio::sync::mpsc;
 
 use super::DeviceError;
-use crate::member::event::Event;
+use crate::attachment::word::{Happening, Tell};
 use crate::volume::{Bounded, within};
 
 /// How long a look may take whether the device is in use.
 const USAGE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A device that is there, until it is destroyed or the kernel gives it up.
-pub(in crate::member) struct Device {
+pub(in crate::attachment) struct Device {
     initiator: Arc<KernelInitiator>,
     disk: KernelDisk,
     /// How long its destruction may take.
@@ -25,19 +24,18 @@ pub(in crate::member) struct Device {
 }
 
 impl Device {
-    /// Finds or connects the block device; its end is an [`Event::DeviceGone`] with this `made`.
+    /// Finds or connects the block device; its end is a [`Happening::DeviceGone`] with this `made`.
     pub async fn make(
         initiator: Arc<KernelInitiator>,
         bound: Duration,
         made: u64,
-        events: mpsc::UnboundedSender<Event>,
+        tell: Tell,
     ) -> Result<Self, DeviceError> {
         let disk = initiator.attach().await?;
         let watched = disk.clone();
         tokio::spawn(async move {
             watched.gone().await;
-            // The loop may have ended already.
-            let _closed = events.send(Event::DeviceGone { made });
+            tell.say(Happening::DeviceGone { made });
         });
         Ok(Self {
             initiator,
@@ -74,7 +72,7 @@ impl Device {
 }
 
 /// Controllers and disks that this process has not proven gone.
-pub(in crate::member) struct Remains {
+pub(in crate::attachment) struct Remains {
     initiator: Arc<KernelInitiator>,
     bound: Duration,
 }

@@ -10,7 +10,7 @@ use fencing::watchdog::{Watchdog, WatchdogError};
 use fencing::{Epoch, Holder, Mailbox, MemberId, Mono};
 use nvme::{HostId, ReservationType};
 
-use crate::config::{Config, FenceWatchdog};
+use crate::config::FenceWatchdog;
 
 /// The watchdog's active side.
 pub(super) struct SelfFence {
@@ -28,15 +28,7 @@ struct Armed {
 
 impl SelfFence {
     /// As configured; without a watchdog it does nothing.
-    pub fn new(config: &Config) -> Self {
-        Self::of(
-            config.fencing.watchdog.clone(),
-            config.volume.host_id,
-            config.number,
-        )
-    }
-
-    fn of(configured: Option<FenceWatchdog>, host: HostId, member: MemberId) -> Self {
+    pub fn new(configured: Option<FenceWatchdog>, host: HostId, member: MemberId) -> Self {
         Self {
             configured,
             host,

@@ -3,28 +3,27 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fencing::{Mono, WritePermit};
+use fencing::{Epoch, Licence, Mono, WritePermit};
 use nvme::Namespace;
 use tokio::sync::OwnedMutexGuard;
+use uuid::Uuid;
 
-use super::{Done, Tools, done, failed, whole};
+use super::{Attachment, Changes, Done, Happening, Settings, done, failed, whole, without_permit};
 use crate::clock;
-use crate::config::Config;
 use crate::decide::{Mount, Outcome, VolumeFacts};
-use crate::member::event::{Changes, Event};
-use crate::postgres::{DataDirectory, Instance, initdb};
+use crate::postgres::DataDirectory;
 use crate::volume::{
     self, Bounded, Cleanliness, Contents, Label, Marker, Mounted, StillMounted, Superblock,
 };
 
-impl Tools {
+impl Attachment {
     /// Drops the device's cached blocks and reads what the volume holds, past every cache.
     pub(super) async fn prepare_volume(&self, deadline: Mono) -> Done {
         let path = match self.device_path().await {
             Ok(path) => path,
             Err(refused) => return refused,
         };
-        let label = label(&self.config);
+        let label = label(&self.settings);
         match self
             .blocking("volume-look", deadline, move || look(&path, &label))
             .await
@@ -35,18 +34,51 @@ impl Tools {
         }
     }
 
-    /// Makes the filesystem and the database on a volume that is proven blank once more.
-    pub(super) async fn format(&self, permit: Arc<WritePermit>, deadline: Mono) -> Done {
-        let path = match self.about_to_write(&permit).await {
-            Ok(path) => path,
-            Err(refused) => return refused,
+    /// Makes the filesystem on a volume that is proven blank once more, and mounts it for `initdb`.
+    /// [`Attachment::end_format`] must follow, whatever becomes of that.
+    ///
+    /// # Errors
+    /// No permit for `epoch` is in hand, the volume is not blank, or the step failed.
+    pub async fn begin_format(&self, epoch: Epoch, deadline: Mono) -> Result<Licence, Done> {
+        let permit = self.held(epoch).ok_or_else(|| without_permit(epoch))?;
+        let slot = self.mounted.clone().lock_owned().await;
+        let path = self.about_to_write(&permit).await?;
+        let (settings, licence) = (self.settings.clone(), permit.licence());
+        let make = move || fill(slot, make(&permit, &path, &settings));
+        let made = self
+            .blocking_on_mount("volume-format", deadline, make)
+            .await?;
+        made.map(|()| licence).map_err(failed)
+    }
+
+    /// Notes which database `initdb` has made (`None`: it failed), unmounts, and only then marks the
+    /// filesystem as finished, so that an interrupted attempt can be made again.
+    pub async fn end_format(
+        &self,
+        epoch: Epoch,
+        system_identifier: Option<u64>,
+        deadline: Mono,
+    ) -> Done {
+        let mut slot = self.mounted.clone().lock_owned().await;
+        let (Some(permit), Some(mounted)) = (self.held(epoch), slot.take()) else {
+            return failed("no format of this epoch is under way");
         };
-        let (config, instance) = (self.config.clone(), self.database.instance().clone());
-        let make = move || make(&permit, &path, &config, &instance);
-        match self.blocking("volume-format", deadline, make).await {
+        let settings = self.settings.clone();
+        let end = move || {
+            let device = mounted.device().to_owned();
+            let noted = system_identifier.map(|system| note(&permit, &mounted, &settings, system));
+            empty(slot, mounted.unmount())?;
+            match noted {
+                None => Err("initdb made no database".to_owned()),
+                Some(noted) => noted.and_then(|()| {
+                    volume::finish(&permit, &device, &label(&settings)).map_err(whole)
+                }),
+            }
+        };
+        match self.blocking_on_mount("volume-format", deadline, end).await {
             Ok(Ok(())) => done(),
-            Ok(Err(cause)) => failed(cause),
-            Err(refused) => refused,
+            Ok(Err(cause)) => (Outcome::Failed { cause }, self.mount_as_found().await),
+            Err((outcome, _)) => (outcome, self.mount_as_found().await),
         }
     }
 
@@ -56,8 +88,8 @@ impl Tools {
         let ready = async {
             let path = self.device_path().await?;
             // Before the report that confirms: a read on a lost path may take its time.
-            let (device, config) = (path.clone(), self.config.clone());
-            let read = move || our_superblock(&device, &config);
+            let (device, label) = (path.clone(), label(&self.settings));
+            let read = move || our_superblock(&device, &label);
             let superblock = self.blocking("volume-look", deadline, read).await?;
             let superblock = superblock.map_err(failed)?;
             self.about_to_write(&permit).await?;
@@ -68,14 +100,9 @@ impl Tools {
             Err(refused) => return refused,
         };
         self.say_mount(Mount::Mounted);
-        let (config, instance) = (self.config.clone(), self.database.instance().clone());
+        let settings = self.settings.clone();
         // The slot is taken until the call returns, whoever still waits for it.
-        let call = move || {
-            fill(
-                slot,
-                mount_ours(&permit, &path, filesystem, &config, &instance),
-            )
-        };
+        let call = move || fill(slot, mount_ours(&permit, &path, filesystem, &settings));
         match self.blocking_on_mount("volume-mount", deadline, call).await {
             Ok(Ok(())) => (Outcome::Done, mount_is(Mount::Mounted)),
             Ok(Err(cause)) => (Outcome::Failed { cause }, self.mount_as_found().await),
@@ -86,7 +113,6 @@ impl Tools {
     /// Writes everything back, unmounts, flushes the volume, drops the caches and reads the
     /// superblock back: the order in which each is proven by the next.
     pub(super) async fn unmount(&self, deadline: Mono) -> Done {
-        self.database.forget_session().await;
         let mut slot = self.mounted.clone().lock_owned().await;
         let Some(mounted) = slot.take() else {
             drop(slot);
@@ -109,7 +135,7 @@ impl Tools {
             Err((outcome, _)) => return (outcome, self.mount_as_found().await),
         };
         let left = clock::now().until(deadline);
-        let flushed = tokio::time::timeout(left, self.volume.flush()).await;
+        let flushed = tokio::time::timeout(left, self.carrier.flush()).await;
         let clean = synced.is_ok()
             && matches!(flushed, Ok(Ok(())))
             && self.is_clean(device, deadline).await;
@@ -129,7 +155,7 @@ impl Tools {
         if slot.is_none() {
             return done();
         }
-        let mount_point = self.config.volume.mount_point.clone();
+        let mount_point = self.settings.volume.mount_point.clone();
         let call = move || {
             let shut = nvme::block::shut_down(&mount_point);
             drop(slot);
@@ -144,9 +170,8 @@ impl Tools {
 
     /// Unmounts a filesystem that was shut down. Waits for a mount or unmount that is under way.
     pub(super) async fn drop_mount(&self, deadline: Mono) -> Done {
-        self.database.forget_session().await;
         let mut slot = self.mounted.clone().lock_owned().await;
-        let mount_point = self.config.volume.mount_point.clone();
+        let mount_point = self.settings.volume.mount_point.clone();
         let call = move || match slot.take() {
             Some(mounted) => empty(slot, mounted.unmount()),
             // What an earlier error left there without a handle.
@@ -163,7 +188,7 @@ impl Tools {
     }
 
     /// Writes this filesystem's dirty pages back, while it is in use.
-    pub(super) async fn sync_filesystem(&self, deadline: Mono) -> Done {
+    pub async fn sync_filesystem(&self, deadline: Mono) -> Done {
         let copy = match self.mounted.lock().await.as_ref() {
             Some(mounted) => mounted.try_clone(),
             None => return failed("nothing is mounted"),
@@ -184,7 +209,7 @@ impl Tools {
 
     /// Whether anything is mounted, by the kernel's own table: what an error did not tell.
     async fn mount_as_found(&self) -> Changes {
-        let mount_point = self.config.volume.mount_point.clone();
+        let mount_point = self.settings.volume.mount_point.clone();
         let look = move || volume::mounted_at(&mount_point);
         match self.blocking("mount-table", Mono::MAX, look).await {
             Ok(Ok(None)) => mount_is(Mount::Unmounted),
@@ -195,8 +220,8 @@ impl Tools {
 
     /// A filesystem that the kernel stopped writing to, after an error of its device, serves nobody
     /// any more: only a fresh mount does.
-    pub(super) async fn mount_if_dead(&self) -> Changes {
-        let mount_point = self.config.volume.mount_point.clone();
+    pub async fn mount_if_dead(&self) -> Changes {
+        let mount_point = self.settings.volume.mount_point.clone();
         let look = move || volume::mounted_at(&mount_point);
         let dead = |options: &str| {
             let mut options = options.split(',');
@@ -210,7 +235,7 @@ impl Tools {
 
     /// Takes the block device away: whatever waits for it in the kernel fails at once, and nothing
     /// that is queued for it is written. Loses nothing that was ever flushed.
-    pub(super) async fn condemn_device(&self) {
+    pub async fn condemn_device(&self) {
         if let Some(device) = self.device.lock().await.as_ref() {
             device.condemn();
         }
@@ -233,7 +258,7 @@ impl Tools {
         self.self_fence
             .arm(permit.epoch())
             .map_err(|error| failed(whole(error)))?;
-        let report = tokio::time::timeout(self.timings.command, self.volume.report()).await;
+        let report = tokio::time::timeout(self.timings().command, self.carrier.report()).await;
         let report = report
             .map_err(|_| failed("the reservation report before the mount got no answer"))?
             .map_err(|error| failed(whole(error)))?;
@@ -244,7 +269,7 @@ impl Tools {
     /// Notes on the node that this host is about to own the volume.
     pub(super) fn mark_owner(&self) -> Result<(), String> {
         self.marks.owned().map_err(|error| {
-            let directory = self.config.runtime_dir.display();
+            let directory = self.settings.runtime_dir.display();
             format!(
                 "note in {directory} that this host is about to own the volume: {error}; nothing \
                  was touched"
@@ -268,11 +293,11 @@ impl Tools {
     }
 
     fn say_mount(&self, mount: Mount) {
-        let _closed = self.events.send(Event::Changed(mount_is(mount)));
+        self.tell.say(Happening::Changed(mount_is(mount)));
     }
 
     /// Runs a call on a thread of its own; beyond the deadline it is waited for all the same.
-    pub(super) async fn blocking<T: Send + 'static>(
+    async fn blocking<T: Send + 'static>(
         &self,
         what: &'static str,
         deadline: Mono,
@@ -312,12 +337,12 @@ impl Tools {
 fn mount_is(mount: Mount) -> Changes {
     Changes {
         mount: Some(mount),
-        ..Changes::default()
+        device: None,
     }
 }
 
-fn label(config: &Config) -> Label {
-    Label::of(&config.cluster, &config.site)
+fn label(settings: &Settings) -> Label {
+    Label::of(&settings.cluster, &settings.site)
 }
 
 fn look(path: &Path, label: &Label) -> Result<VolumeFacts, String> {
@@ -338,60 +363,79 @@ fn look(path: &Path, label: &Label) -> Result<VolumeFacts, String> {
     })
 }
 
-/// Filesystem, marker, database, marker with the database's identity; unmounted again, and only then
-/// marked as finished, so that an interrupted attempt can be made again.
+/// Makes the filesystem, mounts it and writes its marker; what fails is unmounted again.
 fn make(
     permit: &WritePermit,
     path: &Path,
-    config: &Config,
-    instance: &Instance,
-) -> Result<(), String> {
-    let label = label(config);
-    let (contents, formattable) = volume::probe(path, &label).map_err(whole)?;
+    settings: &Settings,
+) -> Result<Mounted, (Option<Mounted>, String)> {
+    let alone = |cause| (None, cause);
+    let (contents, formattable) =
+        volume::probe(path, &label(settings)).map_err(|error| alone(whole(error)))?;
     let formattable =
-        formattable.ok_or_else(|| format!("the volume is not blank: {contents:?}"))?;
-    let uuid = volume::format(permit, formattable).map_err(whole)?;
-    let mounted = volume::mount(permit, path, &config.volume.mount_point).map_err(whole)?;
-    let made = populate(permit, &mounted, uuid, config, instance);
-    mounted.unmount().map_err(|still| whole(*still))?;
-    made?;
-    volume::finish(permit, path, &label).map_err(whole)
+        formattable.ok_or_else(|| alone(format!("the volume is not blank: {contents:?}")))?;
+    let uuid = volume::format(permit, formattable).map_err(|error| alone(whole(error)))?;
+    let mounted = volume::mount(permit, path, &settings.volume.mount_point)
+        .map_err(|error| alone(whole(error)))?;
+    match populate(permit, &mounted, uuid, settings) {
+        Ok(()) => Ok(mounted),
+        Err(cause) => Err(undo(mounted, cause)),
+    }
 }
 
 fn populate(
     permit: &WritePermit,
     mounted: &Mounted,
-    filesystem: uuid::Uuid,
-    config: &Config,
-    instance: &Instance,
+    filesystem: Uuid,
+    settings: &Settings,
 ) -> Result<(), String> {
-    let mut marker = Marker::new(&config.cluster, &config.site, filesystem, permit.epoch());
+    let (root, epoch) = (mounted.mount_point(), permit.epoch());
+    let marker = Marker::new(&settings.cluster, &settings.site, filesystem, epoch);
+    marker.write(permit, root).map_err(whole)?;
+    let Some((user, group)) = settings.owner else {
+        return Ok(());
+    };
+    std::os::unix::fs::chown(root, Some(user), Some(group))
+        .map_err(|error| format!("give {} to user {user}: {error}", root.display()))
+}
+
+/// The marker with the database's identity, durable.
+fn note(
+    permit: &WritePermit,
+    mounted: &Mounted,
+    settings: &Settings,
+    system_identifier: u64,
+) -> Result<(), String> {
+    let mut marker = Marker::read(mounted.mount_point()).map_err(whole)?;
+    marker.system_identifier = Some(system_identifier);
     marker.write(permit, mounted.mount_point()).map_err(whole)?;
-    let control = initdb(permit, instance).map_err(whole)?;
-    marker.system_identifier = Some(control.system_identifier);
-    marker.write(permit, mounted.mount_point()).map_err(whole)?;
-    mounted.sync().map_err(whole)
+    mounted.sync().map_err(whole)?;
+    admit(mounted, marker.filesystem, settings)
 }
 
 /// Mounts, and unmounts again what turns out not to be ours.
 fn mount_ours(
     permit: &WritePermit,
     path: &Path,
-    filesystem: uuid::Uuid,
-    config: &Config,
-    instance: &Instance,
+    filesystem: Uuid,
+    settings: &Settings,
 ) -> Result<Mounted, (Option<Mounted>, String)> {
-    let mounted = volume::mount(permit, path, &config.volume.mount_point)
+    let mounted = volume::mount(permit, path, &settings.volume.mount_point)
         .map_err(|error| (None, whole(error)))?;
-    match admit(&mounted, filesystem, config, instance) {
+    match admit(&mounted, filesystem, settings) {
         Ok(()) => Ok(mounted),
-        Err(cause) => match mounted.unmount() {
-            Ok(()) => Err((None, cause)),
-            Err(still) => {
-                let cause = format!("{cause}; then: {}", whole(&still));
-                Err((still.mounted, cause))
-            }
-        },
+        Err(cause) => Err(undo(mounted, cause)),
+    }
+}
+
+/// Unmounts what must not stay; what did stay, with the cause.
+fn undo(mounted: Mounted, cause: String) -> (Option<Mounted>, String) {
+    match mounted.unmount() {
+        Ok(()) => (None, cause),
+        Err(still) => {
+            let cause = format!("{cause}; then: {}", whole(&*still));
+            (still.mounted, cause)
+        }
     }
 }
 
@@ -421,26 +465,22 @@ fn empty(
 }
 
 /// The superblock, if it is one that this cluster may mount.
-fn our_superblock(path: &Path, config: &Config) -> Result<Superblock, String> {
+fn our_superblock(path: &Path, label: &Label) -> Result<Superblock, String> {
     let superblock = Superblock::read(path).map_err(whole)?;
-    superblock.admit(&label(config)).map_err(whole)?;
+    superblock.admit(label).map_err(whole)?;
     Ok(superblock)
 }
 
 /// The data must be this cluster's, of this PostgreSQL's version, and complete.
-fn admit(
-    mounted: &Mounted,
-    filesystem: uuid::Uuid,
-    config: &Config,
-    instance: &Instance,
-) -> Result<(), String> {
+fn admit(mounted: &Mounted, filesystem: Uuid, settings: &Settings) -> Result<(), String> {
     let marker = Marker::read(mounted.mount_point()).map_err(whole)?;
     marker
-        .admit(&config.cluster, &config.site, filesystem)
+        .admit(&settings.cluster, &settings.site, filesystem)
         .map_err(whole)?;
-    DataDirectory::read(mounted.mount_point(), &instance.data_directory)
+    let directory = &settings.data_directory;
+    DataDirectory::read(mounted.mount_point(), directory)
         .map_err(whole)?
-        .ok_or_else(|| format!("{} is missing", instance.data_directory.display()))?
-        .admit(instance.programs.major, marker.system_identifier)
+        .ok_or_else(|| format!("{} is missing", directory.display()))?
+        .admit(settings.major, marker.system_identifier)
         .map_err(whole)
 }

@@ -1,13 +1,16 @@
-//! Steps on the reservation and the lease.
+//! Steps on the reservation.
 
-use fencing::{Epoch, KeyFlags, Mono};
+use std::sync::{Arc, PoisonError};
 
-use super::{Done, Tools, done, failed, whole};
-use crate::decide::{LeaseRecord, LeaseVersion, Outcome, PermitFacts};
-use crate::member::event::{Changes, Event};
-use crate::member::further::{FenceOrder, NotFenced};
+use fencing::{Epoch, KeyFlags, Mailbox, Mono};
+use nvme::Namespace;
 
-impl Tools {
+use super::further::{FenceOrder, NotFenced};
+use super::{Attachment, Changes, Done, Happening, Look, done, failed, whole};
+use crate::clock;
+use crate::decide::{Outcome, PermitFacts};
+
+impl Attachment {
     pub(super) async fn register(&self, epoch: Epoch, flags: KeyFlags, deadline: Mono) -> Done {
         match self
             .keeper
@@ -28,24 +31,12 @@ impl Tools {
         }
     }
 
-    pub(super) async fn claim_lease(
-        &self,
-        expected: Option<LeaseVersion>,
-        record: LeaseRecord,
-        deadline: Mono,
-    ) -> Done {
-        let (look, outcome) = self.write_lease(expected, record, deadline).await;
-        // Before the step's end, so that the decision that follows sees the new version.
-        let _closed = self.events.send(Event::Lease(look));
-        (outcome, Changes::default())
-    }
-
     pub(super) async fn fence(&self, order: FenceOrder) -> Done {
         // Before any command: a node on which the mark cannot be made must not fence anybody.
         if let Err(cause) = self.mark_owner() {
             return failed(cause);
         }
-        let volume = &*self.volume;
+        let volume = &*self.carrier;
         match self.further.fence(&self.keeper, volume, &order).await {
             Ok(permit) => {
                 let facts = PermitFacts {
@@ -53,11 +44,13 @@ impl Tools {
                     key: permit.key(),
                     proven_at: permit.proven_at(),
                 };
-                let changes = Changes {
-                    permit: Some(permit),
-                    ..Changes::default()
-                };
-                self.looked((Outcome::Fenced(facts), changes)).await
+                let ended = self
+                    .looked((Outcome::Fenced(facts), Changes::default()))
+                    .await;
+                // Last of all: a fence that is given up before its end leaves no permit.
+                *self.permit.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(Arc::new(permit));
+                ended
             }
             Err(not_fenced) => {
                 let outcome = lost_or_failed(not_fenced);
@@ -84,10 +77,33 @@ impl Tools {
 
     /// Reads the mailbox before the step ends: the decision that follows sees what the step did.
     async fn looked(&self, ended: Done) -> Done {
-        let look =
-            crate::member::looks::mailbox(&self.volume, self.cluster, self.timings.command).await;
-        let _closed = self.events.send(Event::Mailbox(look));
+        self.tell.say(Happening::Mailbox(self.mailbox().await));
         ended
+    }
+
+    /// Reads the reservation report once.
+    pub async fn mailbox(&self) -> Look<Mailbox> {
+        let bound = self.timings().command;
+        let began = clock::now();
+        let result = match tokio::time::timeout(bound, self.carrier.report()).await {
+            Ok(Ok(report)) => Ok(Mailbox::read(&report, self.cluster)),
+            Ok(Err(error)) => Err(self.with_paths(whole(error))),
+            Err(_elapsed) => {
+                let cause = format!("no reservation report within {bound:?}");
+                Err(self.with_paths(cause))
+            }
+        };
+        Look { result, began }
+    }
+
+    /// Why not, and what the kernel says of its paths.
+    fn with_paths(&self, cause: String) -> String {
+        let paths = self.carrier.paths();
+        if paths.is_empty() {
+            cause
+        } else {
+            format!("{cause}; {paths}")
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use nvme::{HostId, Identified, Namespace};
 
 use super::carrier::Carrier;
 use crate::clock;
-use crate::decide::{self, Timings, Victim};
+use crate::decide::{Timings, Victim};
 
 /// Pause before a sequence tries again what failed twice.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -35,6 +35,15 @@ pub(super) struct Keeper {
     key: Option<ReservationKey>,
     /// Whether this host held when the key was last read.
     holds: bool,
+}
+
+/// Who registers, and what is asked of the volume.
+pub(super) struct Registrant {
+    pub host: HostId,
+    pub cluster: ClusterTag,
+    pub member: MemberId,
+    /// Reservations must survive a power loss of the target.
+    pub require_persistence: bool,
 }
 
 /// A command on the own key that did not succeed.
@@ -71,18 +80,22 @@ impl Keeper {
     pub fn new(
         volume: Arc<Carrier>,
         identified: Identified,
-        core: &decide::Config,
-        host: HostId,
-        cluster: ClusterTag,
-        require_persistence: bool,
+        registrant: Registrant,
+        timings: Timings,
     ) -> Self {
+        let Registrant {
+            host,
+            cluster,
+            member,
+            require_persistence,
+        } = registrant;
         Self {
             volume,
             identified,
             host,
             cluster,
-            member: core.member,
-            timings: core.timings.clone(),
+            member,
+            timings,
             require_persistence,
             key: None,
             holds: false,

@@ -13,12 +13,12 @@ use nvme::block::{BlockError, Usage};
 use nvme::bridge::{Announcement, Behind, Left, UblkDevice};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 
 use super::DeviceError;
+use crate::attachment::word::{Happening, Tell};
 use crate::config::Volume;
 use crate::decide::Timings;
-use crate::member::event::Event;
 
 /// The least deadline of one command of the bridge: a loaded volume may take seconds for a flush.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ const FREED_WITHIN: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A device that is there, until it is destroyed or its bridge dies.
-pub(in crate::member) struct Device {
+pub(in crate::attachment) struct Device {
     path: PathBuf,
     /// Which medium the path names: another number later means that this device is gone.
     sequence: Option<u64>,
@@ -44,7 +44,7 @@ pub(in crate::member) struct Device {
 }
 
 impl Device {
-    /// Starts a bridge; its death is an [`Event::DeviceGone`] with this `made`.
+    /// Starts a bridge; its death is a [`Happening::DeviceGone`] with this `made`.
     ///
     /// Must be called on the thread that lives as long as the process: the bridge dies with the
     /// thread that started it.
@@ -52,7 +52,7 @@ impl Device {
         volume: &Volume,
         timings: &Timings,
         made: u64,
-        events: mpsc::UnboundedSender<Event>,
+        tell: Tell,
     ) -> Result<Self, DeviceError> {
         let system = |attempted| move |source| DeviceError::System { attempted, source };
         let directory = volume.directory.join(made.to_string());
@@ -76,8 +76,7 @@ impl Device {
             // An error means that it has ended just now.
             let _reaped = ended_by_itself || child.kill().await.is_ok();
             ended.send_replace(true);
-            // The loop may have ended already.
-            let _closed = events.send(Event::DeviceGone { made });
+            tell.say(Happening::DeviceGone { made });
         });
         Ok(Self {
             sequence: nvme::block::disk_sequence(&path),
@@ -136,7 +135,7 @@ impl Device {
 
 /// What a bridge that was told to end may leave: a process on its way out, and a block device on
 /// which a file system is alive.
-pub(in crate::member) struct Remains {
+pub(in crate::attachment) struct Remains {
     path: PathBuf,
     sequence: Option<u64>,
     behind: Behind,

@@ -12,8 +12,9 @@ use nvme::{HostId, HostIdentity};
 use tempfile::TempDir;
 
 use super::*;
+use crate::attachment::carrier::Carrier;
+use crate::attachment::keeper::Registrant;
 use crate::decide;
-use crate::member::carrier::Carrier;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -92,8 +93,8 @@ impl Site {
     }
 
     fn with(&self, fences: Vec<FurtherFence>) -> Further {
-        let journal = self.files.path().join("journal.jsonl");
-        Further::over(FurtherFences(fences), &journal, timings())
+        let suspects = self.files.path().join("suspects");
+        Further::new(FurtherFences(fences), &suspects, timings())
     }
 
     fn command(&self, script: &str, timeout: Duration) -> Further {
@@ -129,21 +130,14 @@ impl Further {
 
 async fn side(number: u8, volume: Initiator) -> Side {
     let volume = Arc::new(Carrier::UserSpace(volume));
-    let core = decide::Config {
+    let registrant = Registrant {
+        host: host(number),
+        cluster: cluster(),
         member: member(number),
-        members: [1, 2].map(member).into(),
-        bootstrap: member(1),
-        timings: timings(),
+        require_persistence: false,
     };
     let identified = volume.identify().await.unwrap();
-    let mut keeper = Keeper::new(
-        volume.clone(),
-        identified,
-        &core,
-        host(number),
-        cluster(),
-        false,
-    );
+    let mut keeper = Keeper::new(volume.clone(), identified, registrant, timings());
     let deadline = clock::now() + 10 * SECOND;
     keeper
         .register(Epoch::ZERO, KeyFlags::NONE, deadline)

@@ -81,7 +81,7 @@ fn own_options(volume: &Volume, timings: &Timings) -> initiator::Options {
 }
 
 /// How the kernel's initiator is told to connect.
-pub(crate) fn kernel_options(volume: &Volume, timings: &Timings) -> kernel::Options {
+fn kernel_options(volume: &Volume, timings: &Timings) -> kernel::Options {
     let namespace = Selector {
         nsid: Some(volume.namespace_id),
         identifier: volume.identifier,

@@ -23,11 +23,11 @@ pub(super) struct Suspects {
 }
 
 impl Suspects {
-    /// In the directory of the journal, which is this member's alone and survives a reboot.
-    pub fn beside(journal: &Path) -> Self {
-        let mut name = journal.as_os_str().to_owned();
-        name.push(".suspects");
-        Self { path: name.into() }
+    /// In a directory that is this member's alone and survives a reboot.
+    pub fn in_file(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+        }
     }
 
     /// Nobody, where there is no file.

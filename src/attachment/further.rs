@@ -18,7 +18,6 @@ use tokio::sync::Mutex;
 
 use super::keeper::Keeper;
 use crate::clock;
-use crate::config::Config;
 use crate::decide::{AbsenceEvidence, Timings, Victim};
 use suspects::{Suspected, Suspects};
 
@@ -69,17 +68,11 @@ pub(super) struct Further {
 }
 
 impl Further {
-    /// As configured. The list of suspects lies beside the journal: it must outlive a reboot.
-    pub fn new(config: &Config) -> Self {
-        let fences = config.fencing.further();
-        Self::over(fences, &config.journal.path, config.timings.clone())
-    }
-
-    fn over(fences: FurtherFences, journal: &Path, timings: Timings) -> Self {
-        let suspects = Suspects::beside(journal);
+    /// With these fences, and the list of suspects in this file.
+    pub fn new(fences: FurtherFences, suspects: &Path, timings: Timings) -> Self {
         Self {
             fences,
-            suspects,
+            suspects: Suspects::in_file(suspects),
             timings,
         }
     }

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Done, Tools, failed, whole};
+use super::device::Device;
+use super::{Attachment, Changes, Done, Happening, failed, whole};
 use crate::decide::{self, Outcome};
-use crate::member::device::Device;
-use crate::member::event::{Changes, Event};
 
-impl Tools {
+impl Attachment {
     /// Destroys the device with everything queued in it and makes it anew. SAFETY.md I6
     pub(super) async fn rebuild_device(self: &Arc<Self>) -> Done {
         let mut slot = self.device.lock().await;
@@ -25,17 +24,17 @@ impl Tools {
         self.former_is_gone();
         // Ordered only once no process and no mount is left: now nothing is queued either.
         self.self_fence.disarm();
-        let _closed = self.events.send(Event::Changed(Changes {
+        self.tell.say(Happening::Changed(Changes {
             device: Some(decide::Device::Absent),
             ..Changes::default()
         }));
         let made = self.made.fetch_add(1, Ordering::Relaxed) + 1;
         match Device::make(
-            &self.volume,
-            &self.config.volume,
-            &self.timings,
+            &self.carrier,
+            &self.settings.volume,
+            self.timings(),
             made,
-            self.events.clone(),
+            self.tell.clone(),
         )
         .await
         {
@@ -63,10 +62,10 @@ impl Tools {
             .ok()
             .and_then(|mut wait| wait.take());
         let Some(wait) = wait else { return };
-        let tools = self.clone();
+        let attachment = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
-            tools.marks.outlived();
+            attachment.marks.outlived();
         });
     }
 }
