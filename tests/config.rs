@@ -1,6 +1,7 @@
 //! Every bad setting is named, all at once; every good configuration survives being written out.
 
 use std::path::Path;
+use std::time::Duration;
 
 use baton::config::{Config, ConfigError};
 
@@ -76,6 +77,120 @@ fn the_kernel_s_transport_needs_no_bridge() {
     assert!(written.contains("0025385b71501f2a"), "{written}");
     let again = Config::parse(Path::new("written.toml"), &written).unwrap();
     assert_eq!(again, config);
+}
+
+const KUBERNETES: &str = r#"
+[lease]
+store = "kubernetes"
+namespace = "db"
+name = "main-local"
+
+[kubernetes]
+namespace = "db"
+pod = "main-a"
+service = "main-rw"
+
+[pooler]
+address = "pooler.db.svc:6432"
+user = "baton"
+password_file = "/etc/baton/pooler/password"
+"#;
+
+fn in_kubernetes() -> String {
+    GOOD.replace("[lease]\npath = \"/srv/shared/main.lease\"\n", KUBERNETES)
+}
+
+#[test]
+fn a_pod_s_configuration_loads_with_timings_that_spare_the_api_server() {
+    let text = in_kubernetes();
+    let config = Config::parse(Path::new("member.toml"), &text).unwrap();
+    assert_eq!(config.timings.lease_renew, Duration::from_secs(3));
+    assert_eq!(config.timings.lease_age, Duration::from_secs(6));
+    assert!(config.for_decisions().routed);
+    assert_eq!(config.pooler.as_ref().unwrap().database, "pgbouncer");
+    let written = config.to_toml().unwrap();
+    let again = Config::parse(Path::new("written.toml"), &written).unwrap();
+    assert_eq!(again, config);
+    let outside = Config::parse(Path::new("member.toml"), GOOD).unwrap();
+    assert!(!outside.for_decisions().routed);
+    assert_eq!(outside.timings.lease_renew, Duration::from_secs(1));
+}
+
+/// What to change in a pod's configuration, and words that one problem must say.
+const BAD_IN_KUBERNETES: &[(&str, &str, &[&str])] = &[
+    (
+        "\"kubernetes\"",
+        "\"etcd\"",
+        &["lease.store", "\"file\" or \"kubernetes\""],
+    ),
+    (
+        "name = \"main-local\"\n",
+        "",
+        &["lease.name: missing", "name = "],
+    ),
+    (
+        "name = \"main-local\"",
+        "name = \"main-local\"\npath = \"/x\"",
+        &["lease.path: unknown"],
+    ),
+    ("\"main-local\"", "\"Main\"", &["lease.name", "a-z"]),
+    (
+        "namespace = \"db\"\nname",
+        "namespace = \"9db\"\nname",
+        &["lease.namespace", "letter"],
+    ),
+    (
+        "namespace = \"db\"\npod",
+        "namespace = \"other\"\npod",
+        &["kubernetes.namespace", "one namespace"],
+    ),
+    ("pod = \"main-a\"\n", "", &["kubernetes.pod: missing"]),
+    (
+        "service = \"main-rw\"",
+        "service = \"main.rw\"",
+        &["kubernetes.service"],
+    ),
+    (
+        "pooler.db.svc:6432",
+        "pooler.db.svc:0",
+        &["pooler.address", "6432"],
+    ),
+    ("user = \"baton\"\n", "", &["pooler.user: missing"]),
+    (
+        "/etc/baton/pooler/password",
+        "/srv/baton/volume/password",
+        &["pooler.password_file", "within volume.mount_point"],
+    ),
+    (
+        "[pooler]",
+        "[timings]\nstorage_beats = false\nlease_renew = \"1s\"\n[pooler]",
+        &["timings.storage_beats", "kubernetes"],
+    ),
+    (
+        "[pooler]",
+        "[timings]\nlease_age = \"3s\"\n[pooler]",
+        &["timings.lease_age", "lease_renew + lease_deadline = 4s"],
+    ),
+    (
+        "[pooler]",
+        "[timings]\nisolation = \"4s\"\n[pooler]",
+        &["timings.isolation", "lease_age"],
+    ),
+];
+
+#[test]
+fn each_mistake_in_a_pod_s_configuration_is_named_and_nothing_else() {
+    let good = in_kubernetes();
+    assert_eq!(problems(&good), Vec::<String>::new());
+    for (from, to, words) in BAD_IN_KUBERNETES {
+        assert!(good.contains(from), "the case {from:?} changes nothing");
+        let found = problems(&good.replacen(from, to, 1));
+        let named = |problem: &String| words.iter().all(|word| problem.contains(word));
+        assert!(
+            found.len() == 1 && found.iter().all(named),
+            "{from:?} -> {to:?}: expected {words:?} alone in {found:#?}"
+        );
+    }
 }
 
 /// What to change in the good configuration, and words that the one problem must say.

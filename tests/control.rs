@@ -17,6 +17,7 @@ use baton::control::{
 use baton::decide::{Answer, Ask, Incarnation, Memory, Reason, RequestId, RoleName};
 use baton::lease::LeaseStore;
 use baton::peer::{Identity, Message, Patience, PeerChannel, PeerEvent, Secret};
+use baton::routing::RouteState;
 use common::{Site, observation};
 use fencing::{Epoch, MemberId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -84,6 +85,7 @@ impl Fake {
             reason: &Reason::CleaningUp,
             peers: &self.peers,
             tally: &Tally::default(),
+            route: RouteState::default(),
             now,
         })
     }

@@ -57,7 +57,7 @@ async fn a_record_is_read_back_and_only_the_named_version_is_replaced() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("main.lease");
     let (a, b) = (store(&path, 1), store(&path, 2));
-    assert_eq!(a.read(soon()).await.unwrap(), None);
+    assert_eq!(a.read(soon()).await.unwrap().lease, None);
     let first = put(&a, None, record(1, 1, 0)).await.unwrap();
     assert_eq!(put(&b, None, record(1, 2, 0)).await, None);
     let second = put(&b, Some(first.clone()), record(2, 2, 0)).await.unwrap();
@@ -66,7 +66,7 @@ async fn a_record_is_read_back_and_only_the_named_version_is_replaced() {
         version: second,
         record: record(2, 2, 0),
     };
-    assert_eq!(a.read(soon()).await.unwrap(), Some(found.clone()));
+    assert_eq!(a.read(soon()).await.unwrap().lease, Some(found.clone()));
     let conflict = a.write(None, record(3, 1, 0), soon()).await.unwrap();
     assert_eq!(conflict, Written::Conflict(Some(found)));
 }
@@ -114,7 +114,7 @@ async fn racer() {
 async fn race(store: &FileStore, times: u32) {
     let mut won = 0;
     while won < times {
-        let lease = store.read(soon()).await.unwrap();
+        let lease = store.read(soon()).await.unwrap().lease;
         let sequence = lease.as_ref().map_or(0, |lease| lease.record.sequence);
         let expected = lease.map(|lease| lease.version);
         if put(store, expected, record(1, 1, sequence + 1))
@@ -151,7 +151,7 @@ async fn no_write_is_lost_among_threads_and_processes() {
     for process in &mut processes {
         assert!(process.wait().unwrap().success());
     }
-    let lease = store(&path, 1).read(soon()).await.unwrap().unwrap();
+    let lease = store(&path, 1).read(soon()).await.unwrap().lease.unwrap();
     assert_eq!(lease.record.sequence, 6 * 50);
 }
 
@@ -167,7 +167,7 @@ async fn a_missing_directory_is_an_outage_and_a_missing_file_is_no_lease() {
     let written = a.write(None, record(1, 1, 0), soon()).await;
     assert!(matches!(written, Err(LeaseError::Unreachable { .. })));
     fs::create_dir(directory.path().join("shared")).unwrap();
-    assert_eq!(a.read(soon()).await.unwrap(), None);
+    assert_eq!(a.read(soon()).await.unwrap().lease, None);
     put(&a, None, record(1, 1, 0)).await.unwrap();
     fs::rename(
         directory.path().join("shared"),
@@ -183,7 +183,7 @@ async fn a_missing_directory_is_an_outage_and_a_missing_file_is_no_lease() {
         directory.path().join("shared"),
     )
     .unwrap();
-    assert!(a.read(soon()).await.unwrap().is_some());
+    assert!(a.read(soon()).await.unwrap().lease.is_some());
     fs::remove_file(&path).unwrap();
     assert!(matches!(
         a.read(soon()).await,
@@ -257,7 +257,7 @@ async fn a_lock_that_does_not_come_is_overdue_and_the_late_write_is_not_done() {
     assert!(result.is_err_and(|error| error.may_have_written()));
     drop(lock);
     // The next request waits behind the late one: when it is answered, that one is over.
-    let lease = a.read(soon()).await.unwrap().unwrap();
+    let lease = a.read(soon()).await.unwrap().lease.unwrap();
     assert_eq!(
         (Some(lease.version), lease.record),
         (version, record(1, 1, 0))
@@ -275,7 +275,7 @@ async fn a_full_disk_leaves_the_old_record() {
     let result = a.write(version, record(2, 1, 0), soon()).await;
     assert!(result.is_err_and(|error| !error.may_have_written()));
     assert_eq!(
-        a.read(soon()).await.unwrap().unwrap().record,
+        a.read(soon()).await.unwrap().lease.unwrap().record,
         record(1, 1, 0)
     );
 }

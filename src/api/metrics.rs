@@ -24,6 +24,7 @@ use super::answer::Refusal;
 use super::documents::newest;
 use crate::control::{Status, StepTally};
 use crate::decide::{Postgres, RoleName};
+use crate::routing::{Leg, RouteState};
 
 /// OpenMetrics, which Prometheus has read since 2.5.
 const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -187,6 +188,21 @@ static METRICS: &[Metric] = &[
             others.filter_map(heard).collect()
         },
     ),
+    gauge(
+        "route_published",
+        "1 for each way that leads clients to this member, as far as it could be told.",
+        |status| legs(status, |leg| matches!(leg, Leg::Published { .. })),
+    ),
+    gauge(
+        "route_failing",
+        "1 for each way to lead clients that could not be told at the last attempt.",
+        |status| legs(status, |leg| matches!(leg, Leg::Failing { .. })),
+    ),
+    counter(
+        "route_errors",
+        "How often a way to lead clients could not be told.",
+        |status| vec![plain(status.route.errors as f64)],
+    ),
     counter(
         "takeovers",
         "How often the member became active.",
@@ -257,6 +273,23 @@ const POSTGRES: [(Postgres, &str); 5] = [
     (Postgres::Stopping, "stopping"),
     (Postgres::Unknown, "unknown"),
 ];
+
+/// The ways that are configured.
+fn legs(status: &Status, is: impl Fn(&Leg) -> bool) -> Vec<Sample> {
+    let RouteState {
+        endpoints,
+        pooler,
+        errors: _,
+    } = &status.route;
+    let sample = |(way, leg): (&str, &Option<Leg>)| {
+        let holds = is(leg.as_ref()?);
+        Some((vec![("way", way.to_owned())], f64::from(u8::from(holds))))
+    };
+    [("endpoints", endpoints), ("pooler", pooler)]
+        .into_iter()
+        .filter_map(sample)
+        .collect()
+}
 
 fn plain(value: f64) -> Sample {
     (Vec::new(), value)

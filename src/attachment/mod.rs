@@ -103,6 +103,7 @@ impl Attachment {
             | Work::Format { .. }
             | Work::StartPostgres { .. }
             | Work::Checkpoint
+            | Work::Withdraw { .. }
             | Work::StopPostgres { .. }
             | Work::KillPostgres => failed("this step is not the volume's"),
         }
@@ -213,6 +214,7 @@ pub(crate) fn ends_ownership(work: &Work) -> bool {
         | Work::Mount { .. }
         | Work::StartPostgres { .. }
         | Work::Checkpoint
+        | Work::Withdraw { .. }
         | Work::StopPostgres { .. }
         | Work::Unmount
         | Work::KillPostgres => false,

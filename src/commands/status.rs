@@ -90,6 +90,11 @@ fn print(best: &Status, others: &[Status]) {
     println!("volume: {}", best.volume.says);
     println!("lease:  {}", best.lease.says);
     for status in std::iter::once(best).chain(others) {
+        if let Some(route) = status.route.says() {
+            println!("route of {}: {route}", status.member);
+        }
+    }
+    for status in std::iter::once(best).chain(others) {
         for warning in &status.warnings {
             println!("WARNING {}: {warning}", status.member);
         }

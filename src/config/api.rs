@@ -149,7 +149,7 @@ pub(super) fn here(api: &Api, control: &Path, note: &mut impl FnMut(&str, String
 
 /// Whether the file is hidden from all but its owner and group. The group may read it: a Kubernetes
 /// Secret is made readable to an unprivileged pod that way.
-fn private(path: &Path) -> Result<(), String> {
+pub(super) fn private(path: &Path) -> Result<(), String> {
     let shown = path.display();
     let found =
         std::fs::metadata(path).map_err(|error| format!("cannot read {shown} ({error})"))?;

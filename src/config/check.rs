@@ -6,6 +6,7 @@ use nvme::identity::DISCOVERY_NQN;
 use nvme::kernel::Identifier;
 
 use super::fences;
+use super::platform::{self, Lease};
 use super::read::Draft;
 use super::{Peer, Postgres, Problem, Transport, Volume};
 use crate::decide::Timings;
@@ -57,6 +58,7 @@ pub(super) fn contradictions(draft: &Draft, problems: &mut Vec<Problem>) {
     if let Some(Some(known)) = &draft.api {
         super::api::contradictions(known, draft, &mut note);
     }
+    platform::contradictions(draft, &mut note);
     if let Some(known) = &draft.postgres {
         postgres(known, draft.peer.as_ref(), &mut note);
     }
@@ -127,7 +129,11 @@ fn nested(one: &Path, other: &Path) -> bool {
 /// What must be there while the volume is not must not lie on it.
 fn paths(draft: &Draft, volume: &Volume, note: &mut impl FnMut(&str, String)) {
     let journal = draft.journal.as_ref().map(|journal| &journal.path);
-    let lease = draft.lease.as_ref().map(|lease| &lease.path);
+    let lease = draft.lease.as_ref().and_then(|lease| match lease {
+        Lease::File { path } => Some(path),
+        Lease::Kubernetes { .. } => None,
+    });
+    let pooler = draft.pooler.as_ref().and_then(Option::as_ref);
     let postgres = draft.postgres.as_ref();
     let api = draft.api.as_ref().and_then(Option::as_ref);
     let apart = [
@@ -147,6 +153,10 @@ fn paths(draft: &Draft, volume: &Volume, note: &mut impl FnMut(&str, String)) {
             draft.peer.as_ref().map(|peer| &peer.secret_file),
         ),
         ("journal.path", journal),
+        (
+            "pooler.password_file",
+            pooler.and_then(|pooler| pooler.password_file.as_ref()),
+        ),
         (
             "control.socket",
             draft.control.as_ref().map(|control| &control.socket),

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use nix::unistd::{AccessFlags, User, access};
 
-use super::api;
 use super::{Config, FenceCommand, FenceWatchdog, Fencing, Problem, Transport, Volume};
+use super::{api, platform};
 
 /// The shortest secret, in bytes: 128 bits, so that it cannot be guessed from recorded traffic.
 pub(crate) const SECRET_MIN_BYTES: usize = 16;
@@ -72,6 +72,11 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
     if let Some(settings) = &config.api {
         api::here(settings, &config.control.socket, &mut note);
     }
+    platform::here(
+        config.kubernetes.as_ref(),
+        config.pooler.as_ref(),
+        &mut note,
+    );
     if !nix::unistd::geteuid().is_root() {
         note(
             "",

@@ -10,6 +10,7 @@ mod check;
 mod endpoint;
 mod fences;
 mod machine;
+mod platform;
 mod read;
 mod reader;
 
@@ -26,6 +27,7 @@ pub use api::Api;
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use fences::{FenceCommand, FenceWatchdog, Fencing};
 pub(crate) use machine::SECRET_MIN_BYTES;
+pub use platform::{Kubernetes, Lease, Pooler};
 pub use reader::Problem;
 
 use crate::decide::{self, Timings};
@@ -62,6 +64,12 @@ pub struct Config {
     /// The HTTP API; none unless `[api]` is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api: Option<Api>,
+    /// The pod that this member is; none outside Kubernetes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<Kubernetes>,
+    /// The PgBouncer before the database; none unless `[pooler]` is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pooler: Option<Pooler>,
 }
 
 /// How the volume is reached.
@@ -110,23 +118,6 @@ impl Volume {
             id: self.host_id,
         }
     }
-}
-
-/// Which lease store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Store {
-    /// A locked file in a directory that all members share.
-    File,
-}
-
-/// `[lease]`
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Lease {
-    /// Which lease store.
-    pub store: Store,
-    /// The file; its directory exists and all members share it.
-    pub path: PathBuf,
 }
 
 /// `[peer]`
@@ -286,7 +277,13 @@ impl Config {
             members,
             bootstrap,
             timings: self.timings.clone(),
+            routed: self.routed(),
         }
+    }
+
+    /// Whether something leads clients to the active.
+    pub fn routed(&self) -> bool {
+        self.kubernetes.is_some() || self.pooler.is_some()
     }
 
     /// The name of a member of this site; none for a number that nobody has.

@@ -16,10 +16,9 @@ use crate::decide::{InvalidTimings, TimingSettings, Timings, Violation};
 
 use super::api::{self, Api};
 use super::fences;
+use super::platform::{self, Kubernetes, Lease, Pooler, Store};
 use super::reader::{Parsed, Problem, Section, Setting, Within};
-use super::{
-    Config, Control, Fencing, Journal, Lease, Peer, PeerMember, Postgres, Store, Transport, Volume,
-};
+use super::{Config, Control, Fencing, Journal, Peer, PeerMember, Postgres, Transport, Volume};
 
 /// 16 MiB: with a line of some 2 kB for each change, weeks of an uneventful life.
 const JOURNAL_MAX_BYTES: u64 = 16 << 20;
@@ -40,8 +39,10 @@ pub(super) struct Draft {
     pub timings: Option<Timings>,
     pub journal: Option<Journal>,
     pub control: Option<Control>,
-    /// Outer `None`: wrong. Inner: not wanted.
+    /// Outer `None`: wrong. Inner: not wanted. So the next two.
     pub api: Option<Option<Api>>,
+    pub kubernetes: Option<Option<Kubernetes>>,
+    pub pooler: Option<Option<Pooler>>,
 }
 
 impl Draft {
@@ -62,6 +63,8 @@ impl Draft {
             journal: self.journal?,
             control: self.control?,
             api: self.api?,
+            kubernetes: self.kubernetes?,
+            pooler: self.pooler?,
         })
     }
 }
@@ -77,13 +80,21 @@ pub(super) fn draft(table: Table, problems: &mut Vec<Problem>) -> Draft {
     let runtime_dir = runtime_dir.map(|Absolute(path)| path);
     let volume = top.section("volume", |section| volume(section, runtime_dir.clone()));
     let fencing = top.section("fencing", fences::read);
-    let lease = top.section("lease", lease);
+    let (store, lease) = top
+        .section("lease", platform::lease)
+        .unwrap_or((Store::default(), None));
     let peer = top.section("peer", peer);
     let postgres = top.section("postgres", postgres);
-    let timings = top.section("timings", timings);
+    let defaults = match store {
+        Store::File => TimingSettings::default(),
+        Store::Kubernetes => TimingSettings::kubernetes(),
+    };
+    let timings = top.section("timings", |section| timings(section, &defaults));
     let journal = top.section("journal", journal);
     let control = top.section("control", |section| control(section, runtime_dir.clone()));
     let api = top.optional_section("api", api::read);
+    let kubernetes = top.optional_section("kubernetes", platform::kubernetes);
+    let pooler = top.optional_section("pooler", platform::pooler);
     top.finish();
     Draft {
         cluster: cluster.map(|Name(name)| name),
@@ -100,6 +111,8 @@ pub(super) fn draft(table: Table, problems: &mut Vec<Problem>) -> Draft {
         journal,
         control,
         api,
+        kubernetes,
+        pooler,
     }
 }
 
@@ -128,15 +141,6 @@ fn volume(section: &mut Section<'_>, runtime_dir: Option<PathBuf>) -> Option<Vol
         mount_point: mount_point?.0,
         directory: directory?.0,
         require_persistence: require_persistence?,
-    })
-}
-
-fn lease(section: &mut Section<'_>) -> Option<Lease> {
-    let store = section.optional("store", Store::File);
-    let path = section.required::<Absolute>("path", "\"/srv/baton/main.lease\"");
-    Some(Lease {
-        store: store?,
-        path: path?.0,
     })
 }
 
@@ -208,8 +212,8 @@ fn control(section: &mut Section<'_>, runtime_dir: Option<PathBuf>) -> Option<Co
 
 /// The settings are those of [`TimingSettings`], by its own serde: each one given is tried in the
 /// place of its default, so that every wrong one is named.
-fn timings(section: &mut Section<'_>) -> Option<Timings> {
-    let defaults = Table::try_from(TimingSettings::default()).ok()?;
+fn timings(section: &mut Section<'_>, defaults: &TimingSettings) -> Option<Timings> {
+    let defaults = Table::try_from(defaults).ok()?;
     let mut settings = Some(defaults.clone());
     for name in defaults.keys() {
         let Some(value) = section.take(name) else {
@@ -327,15 +331,6 @@ impl Setting for Transport {
             "tcp" => Ok(Self::Tcp),
             "kernel" => Ok(Self::Kernel),
             other => Err(format!("{other:?} is unknown: write \"tcp\" or \"kernel\"")),
-        }
-    }
-}
-
-impl Setting for Store {
-    fn read(value: Value) -> Result<Self, String> {
-        match String::read(value)?.as_str() {
-            "file" => Ok(Self::File),
-            other => Err(format!("{other:?} is unknown: write \"file\"")),
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::decide::{
     VolumeFacts,
 };
 use crate::peer::{Link, PeerChannel, PeerView};
+use crate::routing::RouteState;
 
 /// A heartbeat older than this many intervals is named as silence.
 const SILENT_AFTER: u32 = 4;
@@ -54,6 +55,9 @@ pub struct Status {
     pub lease: ChannelStatus,
     /// The volume.
     pub volume: ChannelStatus,
+    /// What leads clients to the active.
+    #[serde(default)]
+    pub route: RouteState,
     /// All members of the site, this one first.
     pub members: Vec<MemberStatus>,
     /// What somebody should know; empty when all is well.
@@ -130,6 +134,8 @@ pub struct Facts<'a> {
     pub peers: &'a PeerChannel,
     /// What was done so far.
     pub tally: &'a Tally,
+    /// What leads clients here.
+    pub route: RouteState,
     /// When it was made.
     pub now: Mono,
 }
@@ -144,6 +150,7 @@ impl Status {
             reason,
             peers,
             tally,
+            route,
             now,
         } = facts;
         let seen = peers.seen();
@@ -180,6 +187,7 @@ impl Status {
             owner: owner(observation, config),
             lease,
             volume,
+            route: route.clone(),
             members,
             warnings,
             signs: signs(facts),
@@ -376,6 +384,7 @@ fn warnings(
         reason,
         peers,
         tally: _,
+        route,
         now: _,
     } = facts;
     let mut warnings = Vec::new();
@@ -416,6 +425,9 @@ fn warnings(
         config.number
     );
     warn(peers.impostor().is_some(), twin);
+    for failing in route.failures() {
+        warn(true, failing);
+    }
     for view in seen.values() {
         let text = format!(
             "two processes say that they are member {}; stop one",

@@ -49,13 +49,13 @@ pub enum Action {
         /// The lease.
         lease: bool,
     },
-    /// Tell the platform (pod label, pooler) who serves. Sent when it changes.
+    /// Tell the platform (pod labels, endpoints, pooler) who serves. Sent when it changes.
     PublishRole {
         /// This member's role.
         role: RoleName,
         /// The epoch it owns or knows.
         epoch: Epoch,
-        /// It is active and PostgreSQL accepts writes.
+        /// PostgreSQL accepts writes here, and no handover has begun to lead clients away.
         serving: bool,
     },
     /// Answer an operator's request and take it out of the observation.
@@ -240,6 +240,12 @@ pub enum Work {
     },
     /// `CHECKPOINT` and `syncfs` while serving, so that the stop is short. Outcome `Done`.
     Checkpoint,
+    /// Lead clients away while PostgreSQL still answers: pause the pooler, empty the Service's
+    /// endpoints. Only where [`super::Config::routed`]. Whatever its outcome, the handover goes on.
+    Withdraw {
+        /// The epoch whose route it is.
+        epoch: Epoch,
+    },
     /// Hazardous. Outcome `Stopped`.
     StopPostgres {
         /// How.
@@ -280,6 +286,7 @@ impl Work {
             | Self::Mount { .. }
             | Self::StartPostgres { .. }
             | Self::Checkpoint
+            | Self::Withdraw { .. }
             | Self::StopPostgres { .. }
             | Self::Unmount
             | Self::AnnounceClean { .. }
@@ -300,6 +307,7 @@ impl Work {
             Self::Mount { .. } => "mount",
             Self::StartPostgres { .. } => "start-postgres",
             Self::Checkpoint => "checkpoint",
+            Self::Withdraw { .. } => "withdraw",
             Self::StopPostgres {
                 mode: StopMode::Fast,
             } => "stop-postgres-fast",
@@ -327,6 +335,7 @@ pub(super) fn allowance(work: &Work, timings: &super::Timings) -> Duration {
         Work::Mount { .. } => timings.mount,
         Work::StartPostgres { .. } => timings.start,
         Work::Checkpoint => timings.checkpoint,
+        Work::Withdraw { .. } => timings.withdraw,
         Work::StopPostgres {
             mode: StopMode::Fast,
         } => timings.stop_fast,

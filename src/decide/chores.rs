@@ -100,6 +100,7 @@ impl Turn<'_> {
             Role::HandingOver(handover) => match handover.stage {
                 HandoverStage::Announcing | HandoverStage::Waiting => None,
                 HandoverStage::Checkpointing
+                | HandoverStage::Withdrawing
                 | HandoverStage::StoppingFast
                 | HandoverStage::StoppingImmediate
                 | HandoverStage::Killing
@@ -261,11 +262,24 @@ impl Turn<'_> {
         }
     }
 
+    /// During the checkpoint of a handover, which may take long, clients are still served.
+    fn wants_clients(&self) -> bool {
+        match &self.memory.role {
+            Role::Active(_) => true,
+            Role::HandingOver(handover) => handover.stage == HandoverStage::Checkpointing,
+            Role::Joining { .. }
+            | Role::Standby
+            | Role::TakingOver(_)
+            | Role::Returning { .. }
+            | Role::Leaving
+            | Role::Stopped => false,
+        }
+    }
+
     fn route(&mut self) {
         let role = self.memory.role.name();
         let epoch = self.owned().map_or(self.memory.newest, |(epoch, _)| epoch);
-        let serving = matches!(self.memory.role, Role::Active(_))
-            && self.seen.local.postgres == Postgres::Running;
+        let serving = self.wants_clients() && self.seen.local.postgres == Postgres::Running;
         let routed = Routed {
             role,
             epoch,

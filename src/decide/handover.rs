@@ -1,4 +1,4 @@
-//! Handing over: checkpoint, stop, unmount, announce, wait to be preempted.
+//! Handing over: checkpoint, lead clients away, stop, unmount, announce, wait to be preempted.
 
 use fencing::{Epoch, MemberId, Mono};
 
@@ -62,8 +62,19 @@ impl Turn<'_> {
                     self.order(Work::Checkpoint, reason)
                 }
                 // A checkpoint only makes the stop shorter: its failure changes nothing.
+                None | Some(_) if self.config.routed => {
+                    self.enter_stage(handover, HandoverStage::Withdrawing)
+                }
                 None | Some(_) => self.enter_stage(handover, HandoverStage::StoppingFast),
             },
+            HandoverStage::Withdrawing => {
+                let epoch = handover.epoch;
+                match ended {
+                    None => self.order(Work::Withdraw { epoch }, reason),
+                    // Who is not led away sees its connection close: that must not stop a handover.
+                    Some(_) => self.enter_stage(handover, HandoverStage::StoppingFast),
+                }
+            }
             HandoverStage::StoppingFast => {
                 let stop = Work::StopPostgres {
                     mode: StopMode::Fast,

@@ -40,6 +40,9 @@ pub struct Memory {
     pub watch: Watch,
     /// Beginnings of the unplanned take-overs within the window.
     pub takeovers: Vec<Mono>,
+    /// Claims that the lease store has refused in a row, because another version was there.
+    #[serde(default)]
+    pub claims_lost: u8,
     /// Restarts of PostgreSQL within the window.
     pub restarts: Vec<Mono>,
     /// When this member last gave the volume away because it could not serve.
@@ -193,15 +196,16 @@ pub struct Handover {
 }
 
 /// ```text
-/// Checkpointing → StoppingFast → (StoppingImmediate → Killing) → Unmounting → Announcing → Waiting
-///                                                                                     │ taken, or not
-///                                                                                     ▼
-///                                                                            Returning or Stopped
+/// Checkpointing → (Withdrawing) → StoppingFast → (StoppingImmediate → Killing) → Unmounting
+///                                                                                   ▼
+///               Returning or Stopped ◄ taken, or not ◄ Waiting ◄──────────────── Announcing
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HandoverStage {
     /// Checkpoint and syncfs while still serving.
     Checkpointing,
+    /// Leading clients away, where something routes them.
+    Withdrawing,
     /// Stop, fast.
     StoppingFast,
     /// The bound has passed: stop, immediate.
@@ -333,6 +337,7 @@ impl Default for Memory {
             registered: None,
             watch: Watch::default(),
             takeovers: Vec::new(),
+            claims_lost: 0,
             restarts: Vec::new(),
             failed: None,
             not_before: Mono::ZERO,

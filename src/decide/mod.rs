@@ -47,6 +47,10 @@ pub struct Config {
     pub bootstrap: MemberId,
     /// Durations and budgets.
     pub timings: Timings,
+    /// Something leads clients to the active (a Service's endpoints, a pooler): a handover leads them
+    /// away before PostgreSQL stops.
+    #[serde(default)]
+    pub routed: bool,
 }
 
 impl Config {

@@ -160,7 +160,12 @@ impl Turn<'_> {
         }
         match self.death_of(owner) {
             Ok(evidence) => self.take_over_when_allowed(evidence, victim),
-            Err(reason) => Next::Wait(reason),
+            Err(reason) => {
+                if matches!(reason, Reason::OwnerLives { .. }) {
+                    self.memory.claims_lost = 0;
+                }
+                Next::Wait(reason)
+            }
         }
     }
 
@@ -334,7 +339,7 @@ fn was_asked_for(evidence: &Evidence) -> bool {
 }
 
 /// Whether it could be part of a duel or of a volume that is passed round because nobody can serve.
-fn counts_towards_the_limit(evidence: &Evidence) -> bool {
+pub(super) fn counts_towards_the_limit(evidence: &Evidence) -> bool {
     match evidence {
         Evidence::Clean { by: _, cause } => match cause {
             Some(HandoverCause::PostgresFailed | HandoverCause::TakeOverFailed) => true,

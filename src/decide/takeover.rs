@@ -8,7 +8,12 @@ use super::observation::{
     Device, HandoverCause, LeaseRecord, Mount, Outcome, Postgres, VolumeFacts,
 };
 use super::reason::{Evidence, Reason};
+use super::standby::counts_towards_the_limit;
 use super::turn::{Next, Turn};
+
+/// After so many refused claims in a row the fence decides alone who wins. The evidence was weighed
+/// anew each time; what touches the record again and again is neither the owner nor another claim.
+const CLAIMS: u8 = 3;
 
 impl Turn<'_> {
     pub(super) fn take_over(&mut self, takeover: TakeOver) -> Next {
@@ -91,6 +96,9 @@ impl Turn<'_> {
         match ended {
             None => match self.lease() {
                 None => self.enter_phase(takeover, TakeOverPhase::Fencing),
+                Some(_) if self.memory.claims_lost >= CLAIMS => {
+                    self.enter_phase(takeover, TakeOverPhase::Fencing)
+                }
                 Some(lease) => {
                     let expected = lease.map(|lease| lease.version.clone());
                     let record = self.lease_record(takeover.epoch, lease.map(|l| &l.record));
@@ -100,6 +108,11 @@ impl Turn<'_> {
             },
             // The newer record may be another's claim or the owner's own word: weigh it again.
             Some(Outcome::ClaimLost) => {
+                self.memory.claims_lost = self.memory.claims_lost.saturating_add(1);
+                if counts_towards_the_limit(&takeover.evidence) {
+                    // Nothing was taken.
+                    self.memory.takeovers.pop();
+                }
                 self.refresh(true, true);
                 self.become_role(Role::Standby)
             }
@@ -144,6 +157,7 @@ impl Turn<'_> {
                     // While the lease was being claimed: not silent after all.
                     return self.become_role(Role::Standby);
                 }
+                self.memory.claims_lost = 0;
                 let flags = self.key_flags();
                 let (epoch, victim) = (takeover.epoch, takeover.victim);
                 let former_gone = self.memory.former_gone;

@@ -26,12 +26,15 @@ pub struct TimingSettings {
     /// Whether members replace their keys at all. Off, the hold is still checked every
     /// `storage_beat`, and silence needs the lease store. Default on.
     pub storage_beats: bool,
-    /// How often the owner renews the lease. Default 1 s.
+    /// How often the owner renews the lease. Default 1 s; in Kubernetes 3 s.
     #[serde(with = "text")]
     pub lease_renew: Duration,
     /// How long one request to the lease store may take. Default 1 s.
     #[serde(with = "text")]
     pub lease_deadline: Duration,
+    /// How old a reading of the lease may be to act on. Default 2 s; in Kubernetes 6 s.
+    #[serde(with = "text")]
+    pub lease_age: Duration,
     /// Silence of all readable channels for so long lets a standby take over. Default 2 s.
     #[serde(with = "text")]
     pub detection: Duration,
@@ -43,7 +46,7 @@ pub struct TimingSettings {
     #[serde(with = "text")]
     pub path_loss_timeout: Duration,
     /// How long the owner is without lease store and peers before it hands over through the
-    /// volume's mailbox. Default 3 s.
+    /// volume's mailbox. Default 3 s; in Kubernetes 8 s.
     #[serde(with = "text")]
     pub isolation: Duration,
     /// How long the former owner waits, clean, for somebody to take over before it takes back.
@@ -84,6 +87,9 @@ pub struct TimingSettings {
     /// Deadline of the checkpoint before a stop. Default 1 min.
     #[serde(with = "text")]
     pub checkpoint: Duration,
+    /// Bound of leading clients away before a stop, where something routes them. Default 2 s.
+    #[serde(with = "text")]
+    pub withdraw: Duration,
     /// Bound of a fast stop; then immediate. Default 20 s.
     #[serde(with = "text")]
     pub stop_fast: Duration,
@@ -119,6 +125,7 @@ impl Default for TimingSettings {
             storage_beats: true,
             lease_renew: s(1),
             lease_deadline: s(1),
+            lease_age: s(2),
             detection: s(2),
             sample_gap: ms(750),
             path_loss_timeout: s(10),
@@ -135,6 +142,7 @@ impl Default for TimingSettings {
             mount: s(60),
             start: s(300),
             checkpoint: s(60),
+            withdraw: s(2),
             stop_fast: s(20),
             stop_immediate: s(5),
             kill: s(5),
@@ -143,6 +151,24 @@ impl Default for TimingSettings {
             takeover_window: s(600),
             restart_budget: 3,
             restart_window: s(600),
+        }
+    }
+}
+
+impl TimingSettings {
+    /// The defaults where the lease is an object of the Kubernetes API: it is renewed and read more
+    /// rarely, for that server's sake. The volume's beats alone show silence then.
+    ///
+    /// ```text
+    /// requests of a quiet pair   60 s / lease_renew, and a few for its watches  = 20 + 3 a minute
+    /// a reading grows as old as  lease_renew × 3/2 + lease_deadline + observe   = 5.75 s ≤ 6 s
+    /// ```
+    pub fn kubernetes() -> Self {
+        Self {
+            lease_renew: Duration::from_secs(3),
+            lease_age: Duration::from_secs(6),
+            isolation: Duration::from_secs(8),
+            ..Self::default()
         }
     }
 }
@@ -189,6 +215,12 @@ impl Timings {
         }
     }
 
+    /// Whether a live owner's renewals are near enough to each other that the lease's silence for
+    /// `detection` is evidence.
+    pub fn lease_shows_silence(&self) -> bool {
+        self.detection >= renewal_seen_within(&self.0)
+    }
+
     /// The settings as they can be written down.
     pub fn settings(&self) -> &TimingSettings {
         &self.0
@@ -233,6 +265,11 @@ struct Rule {
     why: &'static str,
 }
 
+/// A renewal that is half an interval late, and the look that sees it.
+fn renewal_seen_within(t: &TimingSettings) -> Duration {
+    t.lease_renew * 3 / 2 + t.observe
+}
+
 #[rustfmt::skip] // A table: one inequality in two lines.
 fn rules(t: &TimingSettings) -> Vec<Rule> {
     let rule = |setting, left, bound, right, why| Rule { setting, left, bound, right, why };
@@ -242,7 +279,7 @@ fn rules(t: &TimingSettings) -> Vec<Rule> {
         ("lease_renew", t.lease_renew), ("lease_deadline", t.lease_deadline), ("detection", t.detection),
         ("retry", t.retry), ("keep_alive", t.keep_alive), ("command", t.command), ("rebuild", t.rebuild),
         ("prepare", t.prepare), ("format", t.format), ("mount", t.mount), ("start", t.start),
-        ("checkpoint", t.checkpoint), ("stop_fast", t.stop_fast), ("stop_immediate", t.stop_immediate),
+        ("checkpoint", t.checkpoint), ("withdraw", t.withdraw), ("stop_fast", t.stop_fast), ("stop_immediate", t.stop_immediate),
         ("kill", t.kill), ("unmount", t.unmount), ("takeover_window", t.takeover_window),
         ("restart_window", t.restart_window),
     ]
@@ -253,8 +290,10 @@ fn rules(t: &TimingSettings) -> Vec<Rule> {
             "one lost heartbeat must not look like silence"),
         rule("detection", t.detection, "storage_beat × 3/2 + observe", t.storage_beat * 3 / 2 + t.observe,
             "a live owner's beat, half an interval late, must be seen to move in time"),
-        rule("detection", t.detection, "lease_renew × 3/2 + observe", t.lease_renew * 3 / 2 + t.observe,
-            "a live owner's renewal, half an interval late, must be seen in time"),
+        rule("lease_age", t.lease_age, "lease_renew + lease_deadline", t.lease_renew + t.lease_deadline,
+            "an owner knows its lease by its renewals, each of which may take its deadline"),
+        rule("lease_age", t.lease_age, "2 × observe", 2 * t.observe,
+            "one late look must not make the lease unknown"),
         rule("detection", t.detection, "2 × sample_gap", 2 * t.sample_gap,
             "silence must rest on several looks, not on one"),
         rule("sample_gap", t.sample_gap, "2 × observe", 2 * t.observe,
@@ -264,6 +303,8 @@ fn rules(t: &TimingSettings) -> Vec<Rule> {
             "the owner must have tried a whole command again before it gives up its path"),
         rule("isolation", t.isolation, "detection", t.detection,
             "an owner is not isolated before its peers had time to be heard"),
+        rule("isolation", t.isolation, "lease_age", t.lease_age,
+            "a lease that is still good to act on is no sign of isolation"),
         rule("handover", t.handover, "2 × detection + lease_deadline + command",
             2 * t.detection + t.lease_deadline + t.command,
             "the standby must have time to notice, claim and fence before the owner takes back"),
@@ -271,6 +312,10 @@ fn rules(t: &TimingSettings) -> Vec<Rule> {
             3 * t.keep_alive + t.quiesce + 4 * t.command,
             "a drain that nobody confirms is over only after the old controllers' time-outs"),
     ]);
+    if !t.storage_beats {
+        rules.push(rule("detection", t.detection, "lease_renew × 3/2 + observe", renewal_seen_within(t),
+            "without storage beats a live owner's renewal, half an interval late, must be seen in time"));
+    }
     rules
 }
 

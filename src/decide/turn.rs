@@ -181,7 +181,7 @@ impl<'a> Turn<'a> {
     /// The lease, if it was read lately enough to act on: `None` unknown, `Some(None)` no record.
     pub fn lease(&self) -> Option<Option<&'a Lease>> {
         let (value, at) = self.seen.lease.known_at()?;
-        (!at.elapsed(self.timings().detection, self.now)).then_some(value.as_ref())
+        (!at.elapsed(self.timings().lease_age, self.now)).then_some(value.as_ref())
     }
 
     /// A peer's heartbeat that arrived within the detection.

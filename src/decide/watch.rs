@@ -215,7 +215,8 @@ impl Turn<'_> {
     pub(super) fn read_without_gap(&self, end: Mono) -> Read {
         let timings = self.timings();
         let storage = self.memory.watch.mailbox.filter(|_| timings.storage_beats);
-        let spans = [storage, self.memory.watch.lease_read];
+        let lease = self.memory.watch.lease_read;
+        let spans = [storage, lease.filter(|_| timings.lease_shows_silence())];
         let fresh = spans
             .into_iter()
             .flatten()

@@ -87,26 +87,16 @@ impl Document {
         record: LeaseRecord,
         mark: Mark,
     ) -> Self {
-        let last = before
-            .as_ref()
-            .map(|before| (before.record.epoch, before.record.holder));
-        let (id, generation, mut history) = match before {
-            Some(before) => (before.id, before.generation + 1, before.history),
-            None => (Uuid::new_v4(), 1, Vec::new()),
+        let (id, generation, mut history, last) = match before {
+            Some(before) => (
+                before.id,
+                before.generation + 1,
+                before.history,
+                Some(before.record),
+            ),
+            None => (Uuid::new_v4(), 1, Vec::new(), None),
         };
-        let changed = last != Some((record.epoch, record.holder));
-        if changed && record.holder.is_some() {
-            history.push(Ownership {
-                epoch: record.epoch,
-                holder: record.holder,
-                incarnation: record.incarnation,
-                name: mark.by.name.clone(),
-                planned: record.planned,
-                at: mark.at,
-            });
-            let surplus = history.len().saturating_sub(HISTORY_MAX);
-            history.drain(..surplus);
-        }
+        follow(&mut history, last.as_ref(), &record, &mark.by, mark.at);
         let (cluster, site) = (cluster.to_owned(), site.to_owned());
         Self {
             cluster,
@@ -143,6 +133,30 @@ impl Document {
         }
         serde_json::from_slice(body).map_err(|error| error.to_string())
     }
+}
+
+/// Adds what `record` says to the history of what was before. Whether the ownership changed.
+pub(super) fn follow(
+    history: &mut Vec<Ownership>,
+    last: Option<&LeaseRecord>,
+    record: &LeaseRecord,
+    by: &Writer,
+    at: Wall,
+) -> bool {
+    let changed = last.map(|last| (last.epoch, last.holder)) != Some((record.epoch, record.holder));
+    if changed && record.holder.is_some() {
+        history.push(Ownership {
+            epoch: record.epoch,
+            holder: record.holder,
+            incarnation: record.incarnation,
+            name: by.name.clone(),
+            planned: record.planned,
+            at,
+        });
+        let surplus = history.len().saturating_sub(HISTORY_MAX);
+        history.drain(..surplus);
+    }
+    changed
 }
 
 fn digest(body: &[u8]) -> String {

@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 
 use super::directory::{Place, ReplaceError};
 use super::document::{Document, Mark};
-use super::{LeaseError, LeaseWatch, Ownership, Writer, Written};
+use super::{LeaseError, LeaseWatch, Ownership, Reading, Writer, Written};
 use crate::clock;
-use crate::decide::{Lease, LeaseRecord, LeaseVersion};
+use crate::decide::{LeaseRecord, LeaseVersion};
 
 /// How many requests may wait behind a hung one; further callers fail at once.
 const QUEUE: usize = 8;
@@ -69,9 +69,11 @@ impl FileStore {
     ///
     /// # Errors
     /// Every one means "unknown".
-    pub async fn read(&self, deadline: Mono) -> Result<Option<Lease>, LeaseError> {
+    pub async fn read(&self, deadline: Mono) -> Result<Reading, LeaseError> {
+        let at = clock::now();
         let document = self.ask(Request::Read, deadline, "a read").await?;
-        Ok(document.map(|document| document.lease()))
+        let lease = document.map(|document| document.lease());
+        Ok(Reading { lease, at })
     }
 
     /// See [`super::LeaseStore::history`].
@@ -209,6 +211,7 @@ impl Worker {
                 store: store(),
                 cluster,
                 site,
+                setting: "lease.path",
             });
         }
         self.seen = true;

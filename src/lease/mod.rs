@@ -4,22 +4,24 @@
 //! is away, damaged or slow must never look like one that says "nobody": every such case is an error,
 //! which the observation shows as `Unknown`.
 //!
-//! Today there is one kind, a locked file ([`file`]); a Kubernetes Lease becomes another variant
-//! of [`LeaseStore`].
+//! There are two kinds: a locked file ([`file`]) and a Lease of the Kubernetes API ([`kubernetes`]).
 
 mod directory;
 mod document;
 pub mod file;
+pub mod kubernetes;
 mod watch;
 
 use fencing::{MemberId, Mono};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, Store};
+use crate::config::{self, Config};
 use crate::decide::{Incarnation, Lease, LeaseRecord, LeaseVersion};
+use crate::kubernetes::Access;
 
 pub use document::Ownership;
 pub use file::FileStore;
+pub use kubernetes::KubernetesStore;
 pub use watch::LeaseWatch;
 
 /// Who writes: kept in the record for people, and in its history.
@@ -31,6 +33,16 @@ pub struct Writer {
     pub member: MemberId,
     /// Which run of it.
     pub incarnation: Incarnation,
+}
+
+/// What was read, and as of when that is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The record with its version; none if none was ever made.
+    pub lease: Option<Lease>,
+    /// The record was this one at that moment at the earliest: when the read began, or when the
+    /// store last gave a sign that nothing has changed.
+    pub at: Mono,
 }
 
 /// How a compare-and-set ended. A lost race is an outcome, not an error.
@@ -82,7 +94,7 @@ pub enum LeaseError {
         store: String,
     },
     /// The record belongs to somebody else.
-    #[error("the lease {store} belongs to cluster {cluster}, site {site}; correct lease.path")]
+    #[error("the lease {store} belongs to cluster {cluster}, site {site}; correct {setting}")]
     Foreign {
         /// Which.
         store: String,
@@ -90,6 +102,31 @@ pub enum LeaseError {
         cluster: String,
         /// Whose it is.
         site: String,
+        /// The setting that names it.
+        setting: &'static str,
+    },
+    /// The store answers, and says no. Nothing was changed.
+    #[error("{attempt} of the lease {store} was refused ({answer}); {advice}")]
+    Refused {
+        /// Which.
+        store: String,
+        /// What was attempted.
+        attempt: &'static str,
+        /// What it says.
+        answer: String,
+        /// What to do about it.
+        advice: String,
+    },
+    /// The answer was lost on the way. A write may have had its effect: read again to find out.
+    #[error("the answer to {attempt} of the lease {store} was lost; its outcome is unknown")]
+    Lost {
+        /// Which.
+        store: String,
+        /// What was attempted.
+        attempt: &'static str,
+        /// How.
+        #[source]
+        source: std::io::Error,
     },
     /// No answer by the deadline. A write may yet have its effect: read again to find out.
     #[error("the lease {store} did not answer {attempt} by the deadline; its outcome is unknown")]
@@ -105,10 +142,11 @@ impl LeaseError {
     /// Whether a write that ended with this error may have changed the record.
     pub fn may_have_written(&self) -> bool {
         match self {
-            Self::Overdue { .. } => true,
+            Self::Overdue { .. } | Self::Lost { .. } => true,
             Self::Unreachable { .. }
             | Self::Failed { .. }
             | Self::Damaged { .. }
+            | Self::Refused { .. }
             | Self::Vanished { .. }
             | Self::Foreign { .. } => false,
         }
@@ -120,6 +158,8 @@ impl LeaseError {
 pub enum LeaseStore {
     /// A locked file.
     File(FileStore),
+    /// A Lease of the Kubernetes API.
+    Kubernetes(KubernetesStore),
 }
 
 impl LeaseStore {
@@ -128,26 +168,61 @@ impl LeaseStore {
     /// # Errors
     /// The operating system gives no thread.
     pub fn open(config: &Config, incarnation: Incarnation) -> std::io::Result<Self> {
+        Self::open_by(config, incarnation, Access::infer())
+    }
+
+    /// As [`LeaseStore::open`], with a client of the Kubernetes API that others use as well.
+    ///
+    /// # Errors
+    /// As [`LeaseStore::open`].
+    pub fn open_by(
+        config: &Config,
+        incarnation: Incarnation,
+        access: Access,
+    ) -> std::io::Result<Self> {
         let writer = Writer {
             name: config.member.clone(),
             member: config.number,
             incarnation,
         };
-        match config.lease.store {
-            Store::File => {
-                FileStore::open(&config.lease.path, &config.cluster, &config.site, writer)
-                    .map(Self::File)
+        match &config.lease {
+            config::Lease::File { path } => {
+                FileStore::open(path, &config.cluster, &config.site, writer).map(Self::File)
+            }
+            config::Lease::Kubernetes { namespace, name } => {
+                let place = kubernetes::Place {
+                    namespace: namespace.clone(),
+                    name: name.clone(),
+                    cluster: config.cluster.clone(),
+                    site: config.site.clone(),
+                };
+                let store = KubernetesStore::open(place, writer, &config.timings, access);
+                Ok(Self::Kubernetes(store))
             }
         }
     }
 
-    /// The record with its version; none if none was ever made.
+    /// What is there now.
     ///
     /// # Errors
     /// Every one means "unknown".
-    pub async fn read(&self, deadline: Mono) -> Result<Option<Lease>, LeaseError> {
+    pub async fn read(&self, deadline: Mono) -> Result<Reading, LeaseError> {
         match self {
             Self::File(store) => store.read(deadline).await,
+            Self::Kubernetes(store) => store.read(deadline).await,
+        }
+    }
+
+    /// What is known without asking more than the store can bear, for those who look again and again.
+    /// It may be as old as 3/2 `lease_renew` and a request; after a request that failed nobody is
+    /// asked for a while.
+    ///
+    /// # Errors
+    /// Every one means "unknown".
+    pub async fn known(&self, deadline: Mono) -> Result<Reading, LeaseError> {
+        match self {
+            Self::File(store) => store.read(deadline).await,
+            Self::Kubernetes(store) => store.known(deadline).await,
         }
     }
 
@@ -163,6 +238,7 @@ impl LeaseStore {
     ) -> Result<Written, LeaseError> {
         match self {
             Self::File(store) => store.write(expected, record, deadline).await,
+            Self::Kubernetes(store) => store.write(expected, record, deadline).await,
         }
     }
 
@@ -173,13 +249,15 @@ impl LeaseStore {
     pub async fn history(&self, deadline: Mono) -> Result<Vec<Ownership>, LeaseError> {
         match self {
             Self::File(store) => store.history(deadline).await,
+            Self::Kubernetes(store) => store.history(deadline).await,
         }
     }
 
-    /// Says when the record may have changed.
+    /// Says when the record may have changed. Call it within a runtime.
     pub fn watch(&self) -> LeaseWatch {
         match self {
             Self::File(store) => store.watch(),
+            Self::Kubernetes(store) => store.watch(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Tells when the lease file may have changed, by inotify where it works and by a timer everywhere.
+//! Tells when the lease may have changed: a file by inotify where that works, and by a timer everywhere.
 //!
 //! A hint only: who is told reads the record and judges it. A lost hint costs one interval. Inotify
 //! has a thread of its own, because looking up a path on a hung file system hangs.
@@ -32,6 +32,11 @@ impl LeaseWatch {
         if let Err(error) = thread.spawn(move || run(&directory, &name, &sender)) {
             tracing::warn!(%error, "no thread to watch the lease: polling only");
         }
+        Self { hints }
+    }
+
+    /// Hints of a store that has its own way to learn of changes.
+    pub(super) fn of(hints: watch::Receiver<u64>) -> Self {
         Self { hints }
     }
 

@@ -202,6 +202,7 @@ fn can_be_cancelled(work: &Work) -> bool {
         | Work::PrepareVolume
         | Work::StartPostgres { .. }
         | Work::Checkpoint
+        | Work::Withdraw { .. }
         | Work::StopPostgres { .. }
         | Work::AnnounceClean { .. }
         | Work::KillPostgres

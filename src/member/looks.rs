@@ -10,7 +10,7 @@ use super::event::Event;
 use crate::attachment::{Attachment, Happening, Look, whole};
 use crate::clock;
 use crate::decide::Timings;
-use crate::lease::LeaseStore;
+use crate::lease::{LeaseStore, Reading};
 
 /// The tasks that look. Dropping it ends them.
 pub(super) struct Looks {
@@ -50,14 +50,15 @@ impl Looks {
         let bound = timings.lease_deadline;
         tasks.spawn(async move {
             let mut changed = lease.watch();
+            let mut asked = false;
             loop {
-                let look = read_lease(&lease, bound).await;
+                let look = read_lease(&lease, asked, bound).await;
                 if events.send(Event::Lease(look)).is_err() {
                     return;
                 }
                 tokio::select! {
-                    () = pace.next() => {}
-                    () = changed.changed() => {}
+                    early = pace.next() => asked = early,
+                    () = changed.changed() => asked = false,
                 }
             }
         });
@@ -79,14 +80,28 @@ impl Looks {
     }
 }
 
-/// Reads the lease once.
-pub(super) async fn read_lease(
+/// Reads the lease once: as it is `now`, or as it is known.
+async fn read_lease(
     lease: &LeaseStore,
+    now: bool,
     bound: Duration,
 ) -> Look<Option<crate::decide::Lease>> {
     let began = clock::now();
-    let result = lease.read(began + bound).await.map_err(whole);
-    Look { result, began }
+    let reading = if now {
+        lease.read(began + bound).await
+    } else {
+        lease.known(began + bound).await
+    };
+    match reading {
+        Ok(Reading { lease, at }) => Look {
+            result: Ok(lease),
+            began: at,
+        },
+        Err(error) => Look {
+            result: Err(whole(error)),
+            began,
+        },
+    }
 }
 
 struct Pace {
@@ -95,8 +110,9 @@ struct Pace {
 }
 
 impl Pace {
-    async fn next(&self) {
-        // The interval's end and an early request mean the same: look.
-        let _elapsed = tokio::time::timeout(self.interval, self.asked.notified()).await;
+    /// Waits for the next look; whether somebody asked for it before its time.
+    async fn next(&self) -> bool {
+        let asked = tokio::time::timeout(self.interval, self.asked.notified()).await;
+        asked.is_ok()
     }
 }

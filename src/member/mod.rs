@@ -34,6 +34,7 @@ use crate::decide::{
 };
 use crate::journal::Journal;
 use crate::peer::{PeerChannel, PeerEvent};
+use crate::routing::Wanted;
 use event::{Changes, Event};
 use executor::Executor;
 use looks::Looks;
@@ -124,6 +125,7 @@ impl Member {
             reason,
             peers: &self.peers,
             tally: &self.tally,
+            route: self.executor.tools().router.state(),
             now,
         }));
     }
@@ -170,6 +172,11 @@ impl Member {
                 serving,
             } => {
                 info!(?role, epoch = epoch.number(), serving, "role");
+                self.executor.tools().router.want(Wanted {
+                    role,
+                    epoch,
+                    serving,
+                });
             }
             Action::Answer { request, answer } => {
                 self.requests.answer(request, answer, &self.peers);

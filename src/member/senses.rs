@@ -135,9 +135,13 @@ fn unseen<T>(now: Mono) -> Seen<T> {
 }
 
 /// A failed look makes the channel Unknown since the first failure; a look that began before the
-/// newest successful one is late and says nothing.
+/// newest successful one, or before that failure, is late and says nothing.
 fn update<T>(seen: &mut Seen<T>, look: Look<T>) {
-    let late = matches!(seen, Seen::Known { at, .. } if look.began < *at);
+    let late = match seen {
+        Seen::Known { at, value: _ } => look.began < *at,
+        // A reading from before the failure does not say that the channel is back.
+        Seen::Unknown { since, cause: _ } => look.result.is_ok() && look.began < *since,
+    };
     match (look.result, &mut *seen) {
         _ if late => {}
         (Ok(value), _) => {

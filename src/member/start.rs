@@ -23,10 +23,12 @@ use crate::config::{Config, Postgres};
 use crate::control::{Requests, Server, Tally};
 use crate::decide::{Incarnation, Memory};
 use crate::journal::Journal;
+use crate::kubernetes::{Access, PodFactsError};
 use crate::lease::LeaseStore;
 use crate::node_lock::NodeLock;
 use crate::peer::PeerChannel;
 use crate::postgres::{Instance, OsUser, Programs};
+use crate::routing::Router;
 
 /// Why a member did not come up. Nothing was changed on the volume.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +51,9 @@ pub enum StartError {
         /// The port.
         port: u16,
     },
+    /// Which pod this is, is not known.
+    #[error(transparent)]
+    Pod(#[from] PodFactsError),
     /// The channel to the peers did not start.
     #[error("start the channel to the peers")]
     Peers(#[from] crate::peer::StartError),
@@ -81,6 +86,7 @@ fn system(attempted: &'static str) -> impl FnOnce(std::io::Error) -> StartError 
 /// # Errors
 /// [`StartError`] before anything was changed.
 pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, StartError> {
+    let began = clock::now();
     let incarnation = Incarnation(rand::random());
     let core = config.for_decisions();
     let instance = instance(&config)?;
@@ -89,7 +95,10 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
     let (events, queue) = mpsc::unbounded_channel();
     let settings = Settings::of(&config, instance.programs.major);
     let attachment = Arc::new(Attachment::open(settings, tell(&events)).await?);
-    let lease = LeaseStore::open(&config, incarnation).map_err(system("open the lease store"))?;
+    let access = Access::infer();
+    let lease = LeaseStore::open_by(&config, incarnation, access.clone())
+        .map_err(system("open the lease store"))?;
+    let router = Router::start(&config, &access)?;
     let peers = PeerChannel::start(&config, incarnation).await?;
     let control = Server::start(&config, lease.clone()).await?;
     let api = config.api.as_ref();
@@ -113,13 +122,14 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
         timings: core.timings.clone(),
         attachment,
         lease,
+        router,
         database: Database::new(instance, lock),
         events: events.clone(),
     });
     let member = Member {
         core,
         memory: Memory::default(),
-        senses: Senses::new(incarnation, host, former_writer, clock::now()),
+        senses: Senses::new(incarnation, host, former_writer, began),
         executor: Executor::new(tools, events),
         looks,
         peers,

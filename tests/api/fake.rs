@@ -8,6 +8,7 @@ use baton::control::{Server, Status, Tally};
 use baton::decide::{Incarnation, Memory, Postgres, Reason, RoleName};
 use baton::lease::LeaseStore;
 use baton::peer::PeerChannel;
+use baton::routing::RouteState;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use crate::client::{Client, TOKEN, certificate, secret};
@@ -64,6 +65,7 @@ impl Fake {
             reason: &Reason::CleaningUp,
             peers: &self.peers,
             tally: &Tally::default(),
+            route: RouteState::default(),
             now,
         });
         change(&mut status);

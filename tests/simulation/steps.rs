@@ -135,7 +135,7 @@ impl World {
                 self.done_within(index, id, 5, 60);
                 Ok(())
             }
-            Work::PrepareVolume | Work::Checkpoint => {
+            Work::PrepareVolume | Work::Checkpoint | Work::Withdraw { epoch: _ } => {
                 self.done_within(index, id, 1, 20);
                 Ok(())
             }
@@ -240,7 +240,7 @@ impl World {
             Work::StartPostgres { epoch: _ } => self.start_postgres(index, id),
             Work::StopPostgres { mode: _ } => self.stop_postgres(index, id),
             Work::Unmount => self.unmount(index, id),
-            Work::Checkpoint => self.end_step(index, id, Ended::Done),
+            Work::Checkpoint | Work::Withdraw { epoch: _ } => self.end_step(index, id, Ended::Done),
             Work::KillPostgres => {
                 self.nodes[index].pg = Pg::Stopped;
                 self.nodes[index].txn = None;

@@ -95,10 +95,17 @@ pub fn cluster() -> ClusterTag {
 }
 
 /// Timings for a faster clock of the machinery, with detection as in production.
-pub fn timings(rng: &mut Rng) -> Timings {
+/// Those of a lease that is renewed rarely in every fourth world.
+pub fn timings(rng: &mut Rng, seed: u64) -> Timings {
     let ms = Duration::from_millis;
+    let rare = seed.is_multiple_of(4);
+    let defaults = if rare {
+        TimingSettings::kubernetes()
+    } else {
+        TimingSettings::default()
+    };
     let settings = TimingSettings {
-        storage_beats: rng.chance(90),
+        storage_beats: rng.chance(90) || rare,
         keep_alive: ms(500),
         quiesce: ms(1000),
         command: ms(500),
@@ -121,7 +128,7 @@ pub fn timings(rng: &mut Rng) -> Timings {
         takeover_window: ms(60_000),
         restart_budget: 2,
         restart_window: ms(20_000),
-        ..TimingSettings::default()
+        ..defaults
     };
     Timings::new(settings).expect("the simulation's timings fit")
 }
@@ -130,7 +137,7 @@ impl World {
     pub fn new(seed: u64, broken: Broken) -> Self {
         let mut rng = Rng::new(seed);
         let count = [2, 2, 2, 3, 3, 4][rng.index(6)];
-        let timings = timings(&mut rng);
+        let timings = timings(&mut rng, seed);
         let quirks = [Quirks::NONE, Quirks::NVMET_6_13, Quirks::SPDK][rng.index(3)];
         let persistent = rng.chance(60) && !quirks.volatile;
         let volatile = rng.chance(30);
@@ -168,12 +175,12 @@ impl World {
             coverage: BTreeMap::new(),
             rng,
         };
-        world.build_nodes(count, &timings);
+        world.build_nodes(count, &timings, seed.is_multiple_of(3));
         world.plan_faults();
         world
     }
 
-    fn build_nodes(&mut self, count: u8, timings: &Timings) {
+    fn build_nodes(&mut self, count: u8, timings: &Timings, routed: bool) {
         let members: BTreeSet<MemberId> = (1..=count).filter_map(MemberId::new).collect();
         for (index, member) in members.iter().enumerate() {
             let config = Config {
@@ -181,6 +188,7 @@ impl World {
                 members: members.clone(),
                 bootstrap: MemberId::new(1).expect("1 is a number"),
                 timings: timings.clone(),
+                routed,
             };
             let ppm = self.rng.range(0, 10_000) as i64 - 5_000;
             let offset_ms = self.rng.range(1_000, 10_000_000);

@@ -45,6 +45,7 @@ impl Scene {
             members,
             bootstrap: member(1),
             timings: Timings::default(),
+            routed: false,
         };
         let unknown = || "not yet".to_owned();
         let since = Mono::from_millis(1_000);

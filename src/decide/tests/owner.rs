@@ -204,6 +204,77 @@ fn a_switchover_goes_step_by_step_without_waiting() {
     );
 }
 
+/// What the decision says of who serves, if it says anything new.
+fn published(scene: &Scene) -> Option<(RoleName, bool)> {
+    let actions = &scene.last.as_ref().unwrap().actions;
+    actions.iter().find_map(|action| match action {
+        Action::PublishRole {
+            role,
+            epoch: _,
+            serving,
+        } => Some((*role, *serving)),
+        _ => None,
+    })
+}
+
+#[test]
+fn clients_are_led_away_after_the_checkpoint_and_before_the_stop_whatever_becomes_of_it() {
+    for outcome in [
+        Outcome::Done,
+        Outcome::Failed {
+            cause: String::new(),
+        },
+        Outcome::Overdue,
+    ] {
+        let mut scene = Scene::active();
+        scene.config.routed = true;
+        ready_peer(&mut scene);
+        scene.ask(Ask::Switchover { to: None });
+        assert_eq!(scene.begun(), Some(Work::Checkpoint));
+        assert_eq!(
+            published(&scene),
+            Some((RoleName::HandingOver, true)),
+            "a checkpoint may take long"
+        );
+        scene.end(Outcome::Done);
+        assert_eq!(scene.begun(), Some(Work::Withdraw { epoch: epoch(5) }));
+        assert_eq!(published(&scene), Some((RoleName::HandingOver, false)));
+        scene.end(outcome);
+        let stop = Work::StopPostgres {
+            mode: StopMode::Fast,
+        };
+        assert_eq!(scene.begun(), Some(stop));
+    }
+}
+
+#[test]
+fn an_owner_that_takes_back_after_a_handover_is_led_to_again() {
+    let mut scene = Scene::active();
+    scene.config.routed = true;
+    ready_peer(&mut scene);
+    scene.ask(Ask::Switchover { to: None });
+    scene.end(Outcome::Done);
+    scene.end(Outcome::Done);
+    scene.seen.local.postgres = Postgres::Stopped;
+    scene.end(Outcome::Stopped { clean: true });
+    scene.seen.local.mount = Mount::Unmounted;
+    scene.end(Outcome::Unmounted { clean: true });
+    scene.end(Outcome::Done);
+    let clean = KeyFlags {
+        clean: true,
+        ..KeyFlags::NONE
+    };
+    scene.read_volume(Some((1, 5, clean)));
+    scene.pass(16_000);
+    scene.seen.local.device = Device::Attached { made: 2 };
+    scene.end(Outcome::Done);
+    assert_eq!(scene.evidence(), Some(Evidence::OwnHold { clean: true }));
+    scene.take_over_to_the_end(6);
+    assert_eq!(scene.role(), RoleName::Active);
+    let said = scene.memory.routed.unwrap();
+    assert!(said.serving && said.epoch == epoch(6), "{said:?}");
+}
+
 #[test]
 fn a_stop_that_takes_too_long_gets_harder() {
     let mut scene = Scene::active();

@@ -358,3 +358,69 @@ fn a_standby_that_is_told_to_stop_unregisters() {
     scene.end(Outcome::Done);
     assert!(scene.last.as_ref().unwrap().actions.contains(&Action::Exit));
 }
+
+/// Volume and lease as with a lease in Kubernetes: renewed and read every 3 s.
+fn rarely_renewed(scene: &mut Scene) {
+    scene.config.timings = Timings::new(TimingSettings::kubernetes()).unwrap();
+}
+
+#[test]
+fn a_lease_that_is_renewed_rarely_shows_no_silence() {
+    let mut scene = Scene::standby();
+    rarely_renewed(&mut scene);
+    // The volume was read, and then is not; the lease is read all the time and rests.
+    let since = Mono::from_millis(scene.now);
+    scene.pass(1_000);
+    scene.memory.watch.mailbox = None;
+    let at = Mono::from_millis(scene.now);
+    scene.memory.watch.lease_read = Some(crate::decide::memory::Span { since, last: at });
+    scene.pass(1_500);
+    assert_eq!(scene.role(), RoleName::Standby, "{:?}", scene.reason());
+    assert!(matches!(scene.reason(), Reason::Watching { .. }));
+}
+
+#[test]
+fn a_lease_read_rarely_is_good_for_its_age_and_the_volume_shows_silence() {
+    let mut scene = Scene::standby();
+    rarely_renewed(&mut scene);
+    let read = scene.now;
+    for _ in 0..60 {
+        scene.pass(250);
+        if scene.begun().is_some() {
+            break;
+        }
+        if let Seen::Known { value: _, at } = &mut scene.seen.lease {
+            *at = Mono::from_millis(read);
+        }
+    }
+    assert!(
+        matches!(scene.begun(), Some(Work::ClaimLease { .. })),
+        "{:?}",
+        scene.last
+    );
+    assert!(matches!(scene.evidence(), Some(Evidence::Silence { .. })));
+    assert!(scene.now - read < 3_000);
+}
+
+#[test]
+fn a_claim_that_is_refused_again_and_again_does_not_keep_a_take_over_waiting() {
+    let mut scene = Scene::standby();
+    scene.pass(5_000);
+    let mut claims = 0;
+    while let Some(Work::ClaimLease { .. }) = scene.begun() {
+        claims += 1;
+        assert!(claims < 10, "never fences");
+        // Somebody touches the lease all the time; its record stays the owner's.
+        scene.end(Outcome::ClaimLost);
+        if scene.begun().is_none() {
+            scene.pass(500);
+        }
+    }
+    assert!(
+        matches!(scene.begun(), Some(Work::Fence { .. })),
+        "{:?}",
+        scene.reason()
+    );
+    assert_eq!(claims, 3);
+    assert_eq!(scene.memory.takeovers.len(), 1, "only what is done counts");
+}

@@ -2,6 +2,7 @@
 
 mod lease;
 mod postgres;
+mod route;
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use super::event::{Changes, Event};
 use crate::attachment::{self, Attachment};
 use crate::decide::{Outcome, StopMode, Timings, Work};
 use crate::lease::LeaseStore;
+use crate::routing::Router;
 
 pub(super) use postgres::Database;
 
@@ -20,6 +22,7 @@ pub(super) struct Tools {
     pub timings: Timings,
     pub attachment: Arc<Attachment>,
     pub lease: LeaseStore,
+    pub router: Router,
     pub database: Database,
     pub events: mpsc::UnboundedSender<Event>,
 }
@@ -38,6 +41,7 @@ impl Tools {
             Work::Format { epoch } => self.format(*epoch, deadline).await,
             Work::StartPostgres { epoch } => self.start_postgres(*epoch, deadline).await,
             Work::Checkpoint => self.checkpoint(deadline).await,
+            Work::Withdraw { epoch } => self.withdraw(*epoch, deadline).await,
             Work::StopPostgres {
                 mode: StopMode::Fast,
             } => self.stop_postgres(false).await,

@@ -32,7 +32,7 @@ pub const DATA_DIRECTORY: &str = "pgdata";
 
 /// Emulation makes everything late: a member that is busy must not look dead. And a crashed owner is
 /// ready again the sooner the shorter the keep-alive is, which no measured gap waits for.
-const TIMINGS: &str = "keep_alive = \"3s\"\ndetection = \"4s\"\nsample_gap = \"2s\"\nisolation = \"5s\"\nlease_deadline = \"3s\"";
+const TIMINGS: &str = "keep_alive = \"3s\"\ndetection = \"4s\"\nsample_gap = \"2s\"\nisolation = \"5s\"\nlease_deadline = \"3s\"\nlease_age = \"4s\"";
 
 /// One member.
 pub struct Member {
