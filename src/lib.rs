@@ -1,6 +1,7 @@
 //! Baton: zero-loss failover for PostgreSQL on shared NVMe/TCP block volumes.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod api;
 pub mod attachment;
 pub mod clock;
@@ -20,5 +21,6 @@ pub mod mount_namespace;
 pub mod node_lock;
 pub mod peer;
 pub mod postgres;
+pub mod process;
 pub mod routing;
 pub mod volume;

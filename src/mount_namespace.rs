@@ -7,9 +7,10 @@
 //! bridge that died last in its member's namespace would wait for the file system on its own device
 //! to write back, before `/dev/fuse` is closed: for ever.
 
+use std::path::Path;
 use std::process::Command;
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 /// The step that the system refused.
@@ -41,4 +42,26 @@ pub fn enter_own() -> Result<(), MountNamespaceError> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(refused("make a mount namespace"))?;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .map_err(refused("make the mount namespace private"))
+}
+
+/// Takes every mount below `directory` out of this process's own namespace, so that the filesystem there
+/// ends when its owner unmounts it. Call it in a namespace of one's own only.
+///
+/// # Errors
+/// The mount table cannot be read, or the system refused.
+pub fn forget_below(directory: &Path) -> Result<(), MountNamespaceError> {
+    let attempted = "take others' mounts out of the mount namespace";
+    let refused = |source| MountNamespaceError { attempted, source };
+    let table = std::fs::read_to_string("/proc/self/mounts")
+        .map_err(|error| refused(nix::Error::from_raw(error.raw_os_error().unwrap_or(0))))?;
+    let points = table.lines().filter_map(|line| line.split(' ').nth(1));
+    let below: Vec<_> = points
+        .map(Path::new)
+        .filter(|point| point.starts_with(directory) && *point != directory)
+        .collect();
+    // The newest first: one may lie on another.
+    for point in below.into_iter().rev() {
+        umount2(point, MntFlags::MNT_DETACH).map_err(refused)?;
+    }
+    Ok(())
 }

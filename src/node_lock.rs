@@ -8,14 +8,14 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use fs2::FileExt;
 
-use crate::config::Config;
+use crate::config::{Config, Volume};
 
 /// Why a lock is not ours.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,39 @@ const PROCESS_GONE: Duration = Duration::from_secs(2);
 /// How long its PostgreSQL may take, which the kernel kills as soon as its init is gone.
 const POSTGRES_GONE: Duration = Duration::from_secs(10);
 
+/// Who wants the locks, and where they lie.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner<'a> {
+    /// The cluster.
+    pub cluster: &'a str,
+    /// The member's name.
+    pub member: &'a str,
+    /// The directory of the locks; the same for all members that could reach one volume from this node.
+    pub runtime_dir: &'a Path,
+    /// This node's identity, and the namespace.
+    pub volume: &'a Volume,
+}
+
+impl<'a> Owner<'a> {
+    /// The member of this configuration.
+    pub fn of(config: &'a Config, volume: &'a Volume) -> Self {
+        Self {
+            cluster: &config.cluster,
+            member: &config.member,
+            runtime_dir: &config.runtime_dir,
+            volume,
+        }
+    }
+}
+
+impl Owner<'_> {
+    fn host_path(&self) -> PathBuf {
+        let (host, namespace) = (self.volume.host_id, self.volume.namespace_id);
+        self.runtime_dir
+            .join(format!("host-{host}-{namespace}.lock"))
+    }
+}
+
 /// Both locks of a running member. Kept until the process ends.
 #[derive(Debug)]
 pub struct NodeLock {
@@ -70,8 +103,23 @@ impl NodeLock {
     ///
     /// # Errors
     /// Another process has one, or the directory cannot be written.
-    pub fn take(config: &Config) -> Result<Self, NodeLockError> {
-        Self::take_within(config, PROCESS_GONE, POSTGRES_GONE)
+    pub fn take(owner: Owner<'_>) -> Result<Self, NodeLockError> {
+        Self::take_within(owner, PROCESS_GONE, POSTGRES_GONE)
+    }
+
+    /// Whether the lock of the host identity is taken through this very descriptor: by the process that it
+    /// was handed to.
+    pub fn is_held_through(owner: Owner<'_>, descriptor: BorrowedFd<'_>) -> bool {
+        let Ok(handed) = descriptor.try_clone_to_owned() else {
+            return false;
+        };
+        let handed = File::from(handed);
+        let same = |one: &File, path: &Path| -> io::Result<bool> {
+            let (one, other) = (one.metadata()?, std::fs::metadata(path)?);
+            Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+        };
+        // A lock that another descriptor has would refuse; one's own is taken once more.
+        same(&handed, &owner.host_path()).unwrap_or(false) && handed.try_lock_exclusive().is_ok()
     }
 
     /// As [`NodeLock::take`], with other patience.
@@ -79,17 +127,16 @@ impl NodeLock {
     /// # Errors
     /// As [`NodeLock::take`].
     pub fn take_within(
-        config: &Config,
+        owner: Owner<'_>,
         process_gone: Duration,
         postgres_gone: Duration,
     ) -> Result<Self, NodeLockError> {
-        let Config {
+        let Owner {
             cluster,
             member,
             runtime_dir,
             volume,
-            ..
-        } = config;
+        } = owner;
         let about = format!(
             "member {member} of {cluster}, process {}",
             std::process::id()
@@ -100,10 +147,7 @@ impl NodeLock {
             setting: "member",
         };
         let host = Wanted {
-            path: runtime_dir.join(format!(
-                "host-{}-{}.lock",
-                volume.host_id, volume.namespace_id
-            )),
+            path: owner.host_path(),
             what: format!(
                 "host identity {} for namespace {}",
                 volume.host_id, volume.namespace_id

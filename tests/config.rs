@@ -72,7 +72,10 @@ fn the_kernel_s_transport_needs_no_bridge() {
             "[volume]\ntransport = \"kernel\"\nidentifier = \"eui.0025385b71501f2a\"",
         );
     let config = Config::parse(Path::new("member.toml"), &text).unwrap();
-    assert_eq!(config.volume.directory, Path::new("/run/baton/bridge"));
+    assert_eq!(
+        config.volume().expect("it has one").directory,
+        Path::new("/run/baton/bridge")
+    );
     let written = config.to_toml().unwrap();
     assert!(written.contains("0025385b71501f2a"), "{written}");
     let again = Config::parse(Path::new("written.toml"), &written).unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use baton::decide::{Finished, Incarnation, Memory, Outcome, decide};
 use baton::journal::{self, Entry, Journal};
-use baton::node_lock::{NodeLock, NodeLockError};
+use baton::node_lock::{NodeLock, NodeLockError, Owner};
 use common::{Site, observation};
 use fencing::Mono;
 
@@ -143,7 +143,7 @@ fn nothing_to_replay_is_no_success() {
 
 fn take(site: &Site) -> Result<NodeLock, NodeLockError> {
     let patience = Duration::from_millis(50);
-    NodeLock::take_within(&site.config, patience, patience)
+    NodeLock::take_within(owner(&site.config), patience, patience)
 }
 
 #[test]
@@ -181,11 +181,16 @@ fn the_host_stays_locked_while_a_child_lives_and_is_free_soon_after() {
     let refused = take(&site);
     let (config, later) = (&site.config, Duration::from_secs(10));
     let waiting = std::thread::scope(|scope| {
-        let waiting = scope.spawn(move || NodeLock::take_within(config, later, later));
+        let waiting = scope.spawn(move || NodeLock::take_within(owner(config), later, later));
         child.kill().unwrap();
         child.wait().unwrap();
         waiting.join().unwrap()
     });
     assert!(matches!(refused, Err(NodeLockError::Taken { .. })));
     waiting.unwrap();
+}
+
+fn owner(config: &baton::config::Config) -> Owner<'_> {
+    let volume = config.volume().expect("a member that attaches by itself");
+    Owner::of(config, volume)
 }

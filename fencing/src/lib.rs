@@ -29,7 +29,7 @@ pub use fence::{Fence, FenceStopped, FurtherFence, FurtherFences, ReservationFen
 pub use key::{Beat, ClusterTag, Epoch, KeyFlags, MemberId, ReservationKey};
 pub use mailbox::{Foreign, Holder, Mailbox, MemberEntry};
 pub use mono::Mono;
-pub use permit::{Drain, Licence, PermitLost, WritePermit};
+pub use permit::{Drain, Licence, PermitLost, PermitRecord, WritePermit};
 pub use reservation::{
     AbsenceEvidence, Claim, Expectation, FenceSequence, FenceUnverified, Limits, OwnHold,
     Registered, StartRefused, StartSequence, Victim,

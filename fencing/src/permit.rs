@@ -60,6 +60,44 @@ impl Licence {
     }
 }
 
+/// A permit written down, for a process that goes on where an earlier one of this boot has ended: the same
+/// host, the same associations of its block device, the same mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PermitRecord {
+    host: HostId,
+    key: ReservationKey,
+    proven_at: Mono,
+    generation: u32,
+    drain: Drain,
+}
+
+impl PermitRecord {
+    /// The permit again, if a fresh report shows that its hold has lasted: who fences this host becomes
+    /// the holder under a greater epoch, and an epoch is owned once, so a hold under the same host, member
+    /// and epoch was never broken.
+    ///
+    /// # Errors
+    /// The report does not show it.
+    pub fn resume(self, report: &ReservationReport) -> Result<WritePermit, PermitLost> {
+        let Self {
+            host,
+            key,
+            proven_at,
+            generation,
+            drain,
+        } = self;
+        let permit = WritePermit {
+            host,
+            key,
+            proven_at,
+            generation,
+            drain,
+        };
+        permit.confirm(report)?;
+        Ok(permit)
+    }
+}
+
 /// What a report must show before a permit is made, and whenever it is confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum PermitLost {
@@ -134,6 +172,17 @@ impl WritePermit {
     pub fn confirm(&self, report: &ReservationReport) -> Result<(), PermitLost> {
         let mailbox = Mailbox::read(report, self.cluster());
         check_hold(&mailbox, self.host, self.key)
+    }
+
+    /// The permit written down.
+    pub fn record(&self) -> PermitRecord {
+        PermitRecord {
+            host: self.host,
+            key: self.key,
+            proven_at: self.proven_at,
+            generation: self.generation,
+            drain: self.drain,
+        }
     }
 
     /// The host that may write.

@@ -42,6 +42,11 @@ impl Marks {
         fs::write(&self.path, b"")
     }
 
+    /// This process goes on with what an earlier one owned.
+    pub fn resumed(&self) {
+        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
     /// The time has passed in which commands of an earlier process of this host can have lived.
     pub fn outlived(&self) {
         // Held to the end: the mark that is removed must not be one that was made meanwhile.

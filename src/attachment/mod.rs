@@ -13,6 +13,7 @@ mod marks;
 mod open;
 mod rebuild;
 mod reservation;
+mod resume;
 mod self_fence;
 mod settings;
 mod volume;
@@ -37,7 +38,9 @@ use keeper::{Keeper, KeyError};
 use marks::Marks;
 use self_fence::SelfFence;
 
+pub use device::Outlive;
 pub use open::OpenError;
+pub use resume::{Found, Record};
 pub use settings::Settings;
 pub use word::{Changes, Done, Happening, Look, Tell, whole};
 

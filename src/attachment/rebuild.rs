@@ -33,6 +33,7 @@ impl Attachment {
             &self.carrier,
             &self.settings.volume,
             self.timings(),
+            self.settings.outlive.as_ref(),
             made,
             self.tell.clone(),
         )

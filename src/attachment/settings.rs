@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use fencing::MemberId;
 
+use super::Outlive;
 use crate::config::{Config, Fencing, Volume};
 use crate::decide::Timings;
 
@@ -35,27 +36,27 @@ pub struct Settings {
     /// To whom the root of a new filesystem is given, where PostgreSQL's process may not give itself
     /// anything: user and group.
     pub owner: Option<(u32, u32)>,
+    /// Whether the device lives on when this process dies.
+    pub outlive: Option<Outlive>,
 }
 
 impl Settings {
     /// Of a member that attaches by itself. `major` is the version of its PostgreSQL.
-    pub fn of(config: &Config, major: u32) -> Self {
+    pub fn of(config: &Config, volume: &Volume, major: u32) -> Self {
         Self {
             cluster: config.cluster.clone(),
             site: config.site.clone(),
             member: config.member.clone(),
             number: config.number,
-            data_directory: config
-                .volume
-                .mount_point
-                .join(&config.postgres.data_directory),
-            volume: config.volume.clone(),
+            data_directory: volume.mount_point.join(&config.postgres.data_directory),
+            volume: volume.clone(),
             fencing: config.fencing.clone(),
             runtime_dir: config.runtime_dir.clone(),
             suspects: further_suspects(config),
             timings: config.timings.clone(),
             major,
             owner: None,
+            outlive: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Steps on the filesystem: look, make, mount, flush, unmount.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -253,6 +254,10 @@ impl Attachment {
     /// confirms the permit. SAFETY.md I2
     async fn about_to_write(&self, permit: &WritePermit) -> Result<PathBuf, Done> {
         let path = self.device_path().await?;
+        if let Some(outlive) = &self.settings.outlive {
+            let mount_point = &self.settings.volume.mount_point;
+            refuse_links(&outlive.members, mount_point).map_err(failed)?;
+        }
         self.mark_owner().map_err(failed)?;
         // Before the report: what confirms the permit is younger than the arming. SAFETY.md I14
         self.self_fence
@@ -297,7 +302,7 @@ impl Attachment {
     }
 
     /// Runs a call on a thread of its own; beyond the deadline it is waited for all the same.
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         what: &'static str,
         deadline: Mono,
@@ -331,6 +336,30 @@ impl Attachment {
             }
             Err(error) => Err(failed(whole(error))),
         }
+    }
+}
+
+/// A mount point that others can see must be where it seems to be: no link on the way from `members`.
+fn refuse_links(members: &Path, mount_point: &Path) -> Result<(), String> {
+    let way = mount_point.ancestors().take_while(|path| *path != members);
+    for path in way {
+        match path.symlink_metadata() {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => {
+                let path = path.display();
+                return Err(format!(
+                    "{path} is no directory: nothing is mounted through it"
+                ));
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("look at {}: {error}", path.display())),
+        }
+    }
+    if mount_point.starts_with(members) {
+        Ok(())
+    } else {
+        let (point, members) = (mount_point.display(), members.display());
+        Err(format!("{point} is not below {members}"))
     }
 }
 

@@ -35,6 +35,11 @@ pub enum Happening {
     Mailbox(Look<Mailbox>),
     /// A step began to change something.
     Changed(Changes),
+    /// The agent of this node went away. Said by a member's end of a session.
+    AgentAway {
+        /// When.
+        since: Mono,
+    },
     /// The device that was made as number `made` is gone.
     DeviceGone {
         /// Which making.

@@ -23,7 +23,7 @@ use crate::mount_namespace;
 /// Show a namespace as a block device (internal: started by a member)
 ///
 /// Prints {"device": "/dev/loopN", "connection": N} or {"device": "/dev/ublkbN", "ublk": {…}} when the device can be used. Ends, and takes the device away,
-/// when its standard input ends, on SIGTERM or SIGINT, and when its parent dies. What was not
+/// when its standard input ends, on SIGTERM or SIGINT, and when its parent dies, unless it shall outlive that. What was not
 /// flushed until then is lost, as when a disk is pulled out.
 #[derive(clap::Args)]
 pub struct Args {
@@ -54,6 +54,12 @@ pub struct Args {
     /// How long requests wait for a lost path before they fail, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 10_000)]
     pub path_loss_ms: u64,
+    /// Live on when the parent dies: only SIGTERM, SIGINT and SIGKILL end it
+    #[arg(long)]
+    pub outlive: bool,
+    /// Mounts below this directory are others': this process must not keep them alive
+    #[arg(long, value_name = "DIR")]
+    pub forget: Option<PathBuf>,
     /// What shows the block device
     #[arg(long, value_enum, default_value = "auto")]
     pub backend: BackendChoice,
@@ -108,11 +114,16 @@ impl From<BackendChoice> for Driver {
 
 /// Connects, attaches the device, and serves until told to stop.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    block::die_with_parent(nix::unistd::getppid()).context("tie the bridge to its parent")?;
+    if !args.outlive {
+        block::die_with_parent(nix::unistd::getppid()).context("tie the bridge to its parent")?;
+    }
     if let Err(error) = block::become_io_flusher() {
         tracing::warn!(%error, "memory pressure may stall the bridge: it needs CAP_SYS_RESOURCE");
     }
     mount_namespace::enter_own()?;
+    if let Some(directory) = &args.forget {
+        mount_namespace::forget_below(directory)?;
+    }
     let _lock = lock(&args.directory)?;
     // One thread does all: a request wakes nobody else on its way.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -143,7 +154,7 @@ async fn serve(args: &Args) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
-            () = input_ended() => "end of standard input",
+            () = input_ended(), if !args.outlive => "end of standard input",
         }
     };
     tokio::pin!(stop);

@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use super::reach::{Output, OutputArgs, print_json};
 use crate::config::Config;
-use crate::doctor::{self, Check, Report, Tree, Verdict};
+use crate::doctor::{self, Check, Report, Subject, Tree, Verdict};
 
 /// Check this node and say what is wrong and what to do; changes nothing
 ///
@@ -25,12 +25,17 @@ pub struct Args {
 /// Looks at everything, and fails if there is a problem.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = args.config.as_deref().map(Config::load).transpose()?;
+    let subject = config.map(|config| {
+        Subject::of(config)
+            .context("[agent]: the volume is the node agent's; run doctor on the node")
+    });
+    let subject = subject.transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
     let tree = Tree::at(Path::new("/"));
-    let report = runtime.block_on(doctor::examine(&tree, config.as_ref()));
+    let report = runtime.block_on(doctor::examine(&tree, subject.as_ref()));
     // A look that hangs must not keep the process.
     runtime.shutdown_background();
     match args.output.output {

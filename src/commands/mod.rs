@@ -6,6 +6,7 @@
 
 use std::process::ExitCode;
 
+pub mod agent;
 mod ask;
 pub mod bridge;
 pub mod confirm_stopped;
@@ -46,6 +47,7 @@ macro_rules! subcommands {
 }
 
 subcommands! {
+    Agent = agent,
     #[command(hide = true)]
     Bridge = bridge,
     Drill = drill,

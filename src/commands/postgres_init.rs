@@ -14,7 +14,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::prctl::set_pdeathsig;
+use nix::sys::prctl::{set_child_subreaper, set_pdeathsig};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -33,6 +33,9 @@ pub struct Args {
     /// The operating system user that runs PostgreSQL, never root
     #[arg(long)]
     user: String,
+    /// Reap every descendant before the end, instead of being the first of a PID namespace
+    #[arg(long)]
+    reap: bool,
     /// The postmaster and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
@@ -45,7 +48,9 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     // First of all: should the member be gone already, standard input is at its end.
     set_pdeathsig(Signal::SIGKILL).context("asking to die with the member")?;
-    if nix::unistd::getpid() != Pid::from_raw(1) {
+    if args.reap {
+        set_child_subreaper(true).context("becoming the reaper of all descendants")?;
+    } else if nix::unistd::getpid() != Pid::from_raw(1) {
         bail!(
             "postgres-init runs only as the first process of a PID namespace; `baton run` starts it"
         );
@@ -56,7 +61,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .context("watching signals")?;
     match start(&args) {
-        Ok(postmaster) => Ok(ExitCode::from(attend(postmaster, &signals)?)),
+        Ok(postmaster) => {
+            let code = attend(postmaster, &signals);
+            if args.reap {
+                end_all()?;
+            }
+            Ok(ExitCode::from(code?))
+        }
         Err(error) => {
             report(&format!("{error:#}"));
             Ok(ExitCode::from(EXIT_NOT_STARTED))
@@ -127,7 +138,7 @@ fn attend(postmaster: Pid, signals: &SignalFd) -> anyhow::Result<u8> {
         }
         let [from_member, from_signals] = watched.map(|fd| fd.any().unwrap_or(true));
         if from_member && !obey(postmaster)? {
-            report("the member is gone: killing PostgreSQL");
+            report("the member wants it, or is gone: killing PostgreSQL");
             return Ok(EXIT_SIGNAL_BASE + Signal::SIGKILL as u8);
         }
         while from_signals && let Some(info) = signals.read_signal().context("reading a signal")? {
@@ -154,7 +165,8 @@ fn reap(postmaster: Pid) -> anyhow::Result<Option<u8>> {
     }
 }
 
-/// Carries out what the member wrote; false at the end of its words, when the member is gone.
+/// Carries out what the member wrote; false at the end of its words, when the member is gone, and when it
+/// wants everything killed.
 fn obey(postmaster: Pid) -> anyhow::Result<bool> {
     let mut words = [0_u8; 16];
     let length = match io::stdin().lock().read(&mut words) {
@@ -164,6 +176,7 @@ fn obey(postmaster: Pid) -> anyhow::Result<bool> {
     };
     for word in &words[..length] {
         match Request::from_byte(*word) {
+            Some(Request::Kill) => return Ok(false),
             Some(request) => send(postmaster, request.signal()),
             None => report(&format!(
                 "the member asks for something unknown ({word:#04x})"
@@ -171,6 +184,55 @@ fn obey(postmaster: Pid) -> anyhow::Result<bool> {
         }
     }
     Ok(length > 0)
+}
+
+/// Kills and reaps every descendant: orphans of theirs come to this process, so when it has no child left
+/// there is none.
+fn end_all() -> anyhow::Result<()> {
+    loop {
+        for descendant in descendants(nix::unistd::getpid()) {
+            // Gone meanwhile, or killed already: the reaping tells.
+            let _ = kill(descendant, Signal::SIGKILL);
+        }
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Err(Errno::ECHILD) => return Ok(()),
+                Ok(WaitStatus::StillAlive) => break,
+                Ok(_reaped) => {}
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno).context("reaping PostgreSQL's processes"),
+            }
+        }
+        // The next child's end, or soon: an orphan of one that was killed comes without notice.
+        let timeout = PollTimeout::from(10_u8);
+        let _ = poll(&mut [], timeout);
+    }
+}
+
+/// Every process whose line of parents leads to this one.
+fn descendants(of: Pid) -> Vec<Pid> {
+    let processes: Vec<_> = std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|pid: i32| Some((Pid::from_raw(pid), parent_of(pid)?)))
+        .collect();
+    let mut found = vec![of];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        next += 1;
+        let children = processes.iter().filter(|(_, of)| *of == parent);
+        found.extend(children.map(|(pid, _)| *pid));
+    }
+    found.split_off(1)
+}
+
+/// Field 4 of `/proc/PID/stat`.
+fn parent_of(pid: i32) -> Option<Pid> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after_name) = text.rsplit_once(')')?;
+    let parent = after_name.split_whitespace().nth(1)?.parse().ok()?;
+    Some(Pid::from_raw(parent))
 }
 
 fn forward(postmaster: Pid, number: u32) {

@@ -1,6 +1,6 @@
 //! What settings say against each other, or against what Baton promises.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nvme::identity::DISCOVERY_NQN;
 use nvme::kernel::Identifier;
@@ -8,7 +8,7 @@ use nvme::kernel::Identifier;
 use super::fences;
 use super::platform::{self, Lease};
 use super::read::Draft;
-use super::{Peer, Postgres, Problem, Transport, Volume};
+use super::{Attached, Fencing, Peer, Postgres, Problem, Transport, Volume};
 use crate::decide::Timings;
 
 /// The longest path of a Unix socket, in bytes, without its terminating zero (unix(7)).
@@ -41,12 +41,27 @@ pub(super) fn contradictions(draft: &Draft, problems: &mut Vec<Problem>) {
             text,
         });
     };
-    if let Some(known) = &draft.volume {
-        volume(known, &mut note);
-        paths(draft, known, &mut note);
-    }
-    if let (Some(volume), Some(timings)) = (&draft.volume, &draft.timings) {
-        transport(volume, timings, &mut note);
+    match &draft.attached {
+        Some(Attached::Volume(known)) => {
+            volume(known, &mut note);
+            let taken = [
+                ("volume.mount_point", &known.mount_point),
+                ("volume.directory", &known.directory),
+            ];
+            paths(draft, &taken, &mut note);
+            if let Some(timings) = &draft.timings {
+                transport(known, timings, &mut note);
+            }
+        }
+        Some(Attached::Agent(known)) => {
+            paths(
+                draft,
+                &[("agent.mount_point", &known.mount_point)],
+                &mut note,
+            );
+            agent(draft, &mut note);
+        }
+        None => {}
     }
     sockets(draft, &mut note);
     if let (Some(fencing), Some(timings)) = (&draft.fencing, &draft.timings) {
@@ -121,13 +136,26 @@ fn transport(volume: &Volume, timings: &Timings, note: &mut impl FnMut(&str, Str
     }
 }
 
+/// What only a member that attaches by itself can have.
+fn agent(draft: &Draft, note: &mut impl FnMut(&str, String)) {
+    let none = Fencing::default();
+    if draft
+        .fencing
+        .as_ref()
+        .is_some_and(|fencing| *fencing != none)
+    {
+        let text = "not beside [agent]: a pod names no program and no device of its node";
+        note("fencing", text.to_owned());
+    }
+}
+
 /// Whether one path is the other or lies within it.
 fn nested(one: &Path, other: &Path) -> bool {
     one.starts_with(other) || other.starts_with(one)
 }
 
 /// What must be there while the volume is not must not lie on it.
-fn paths(draft: &Draft, volume: &Volume, note: &mut impl FnMut(&str, String)) {
+fn paths(draft: &Draft, places: &[(&str, &PathBuf)], note: &mut impl FnMut(&str, String)) {
     let journal = draft.journal.as_ref().map(|journal| &journal.path);
     let lease = draft.lease.as_ref().and_then(|lease| match lease {
         Lease::File { path } => Some(path),
@@ -165,10 +193,6 @@ fn paths(draft: &Draft, volume: &Volume, note: &mut impl FnMut(&str, String)) {
             "postgres.socket_directory",
             postgres.map(|postgres| &postgres.socket_directory),
         ),
-    ];
-    let places = [
-        ("volume.mount_point", &volume.mount_point),
-        ("volume.directory", &volume.directory),
     ];
     for (setting, path) in apart {
         let Some(path) = path else { continue };

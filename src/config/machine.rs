@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nix::unistd::{AccessFlags, User, access};
 
-use super::{Config, FenceCommand, FenceWatchdog, Fencing, Problem, Transport, Volume};
+use super::{Attached, Config, FenceCommand, FenceWatchdog, Fencing, Problem, Transport, Volume};
 use super::{api, platform};
 
 /// The shortest secret, in bytes: 128 bits, so that it cannot be guessed from recorded traffic.
@@ -63,10 +63,17 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
         ),
     }
     fences(&config.fencing, &mut note);
-    if let Err(text) = transport(&config.volume) {
+    if let Some(volume) = config.volume()
+        && let Err(text) = transport(volume)
+    {
         note("volume.transport", text);
     }
-    if let Err(text) = secret(&config.peer.secret_file) {
+    // A Secret in a pod belongs to root and is read through the pod's group.
+    let closed = match &config.attached {
+        Attached::Volume(_) => 0o077,
+        Attached::Agent(_) => 0o007,
+    };
+    if let Err(text) = secret(&config.peer.secret_file, closed) {
         note("peer.secret_file", text);
     }
     if let Some(settings) = &config.api {
@@ -77,11 +84,29 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
         config.pooler.as_ref(),
         &mut note,
     );
-    if !nix::unistd::geteuid().is_root() {
-        note(
-            "",
-            "must run as root: mounting and reservations need it".to_owned(),
-        );
+    privileges(config, &mut note);
+}
+
+/// A member that attaches by itself is root; one with an agent need not be, and its first process ends
+/// all others.
+fn privileges(config: &Config, note: &mut impl FnMut(&str, String)) {
+    let root = nix::unistd::geteuid().is_root();
+    let first = nix::unistd::getpid() == nix::unistd::Pid::from_raw(1);
+    match &config.attached {
+        Attached::Volume(_) if !root => {
+            let text = "must run as root: mounting and reservations need it";
+            note("", text.to_owned());
+        }
+        Attached::Agent(_) if root => {
+            let text = "with [agent] it must not run as root: run it as postgres.os_user";
+            note("", text.to_owned());
+        }
+        Attached::Agent(_) if !first => {
+            let text = "with [agent] it must be the first process of its container: what it starts \
+                        ends with it";
+            note("", text.to_owned());
+        }
+        Attached::Volume(_) | Attached::Agent(_) => {}
     }
 }
 
@@ -138,14 +163,14 @@ fn one_host(volume: &Volume) -> Result<(), String> {
     }
 }
 
-/// Whether the file holds a secret that is one.
-fn secret(path: &Path) -> Result<(), String> {
+/// Whether the file holds a secret that is one, with none of the permissions in `closed`.
+fn secret(path: &Path, closed: u32) -> Result<(), String> {
     let shown = path.display();
     let make = format!("(umask 077; head -c 32 /dev/urandom | base64 > {shown})");
     let found = std::fs::metadata(path).map_err(|error| {
         format!("cannot read {shown} ({error}); make it with {make} and copy it to every member")
     })?;
-    if found.permissions().mode() & 0o077 != 0 {
+    if found.permissions().mode() & closed != 0 {
         return Err(format!(
             "{shown} is open to other users; run chmod 600 {shown}"
         ));

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use fencing::MemberId;
 use nvme::kernel::Identifier;
 use nvme::{HostId, HostIdentity, Nqn};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use api::Api;
 pub use endpoint::{Endpoint, InvalidEndpoint};
@@ -45,8 +45,9 @@ pub struct Config {
     pub number: MemberId,
     /// Where this node keeps locks and sockets while it is up; must not survive a reboot.
     pub runtime_dir: PathBuf,
-    /// The shared volume.
-    pub volume: Volume,
+    /// By whom the member is attached to its volume.
+    #[serde(flatten)]
+    pub attached: Attached,
     /// The fences beside the volume's reservation; none by default.
     pub fencing: Fencing,
     /// The lease store.
@@ -72,8 +73,27 @@ pub struct Config {
     pub pooler: Option<Pooler>,
 }
 
+/// By whom a member is attached to its volume.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attached {
+    /// `[volume]`: by itself. It needs root.
+    Volume(Volume),
+    /// `[agent]`: by the agent of its node. It needs no privilege.
+    Agent(Agent),
+}
+
+/// `[agent]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Agent {
+    /// The Unix socket of the node's agent.
+    pub socket: PathBuf,
+    /// Where the filesystem that the agent mounts appears to this member.
+    pub mount_point: PathBuf,
+}
+
 /// How the volume is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// NVMe/TCP by Baton's own initiator and bridge; works on any machine.
@@ -83,7 +103,7 @@ pub enum Transport {
 }
 
 /// `[volume]`
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Volume {
     /// How the volume is reached.
     pub transport: Transport,
@@ -94,7 +114,7 @@ pub struct Volume {
     /// The namespace within the subsystem.
     pub namespace_id: u32,
     /// Its UUID, NGUID or EUI-64, if it shall be checked that it is this very volume.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identifier: Option<Identifier>,
     /// This node's NQN.
     pub host_nqn: Nqn,
@@ -264,6 +284,22 @@ impl Config {
         let mut problems = Vec::new();
         machine::check(self, &mut problems);
         problems
+    }
+
+    /// The volume, where the member attaches by itself.
+    pub fn volume(&self) -> Option<&Volume> {
+        match &self.attached {
+            Attached::Volume(volume) => Some(volume),
+            Attached::Agent(_) => None,
+        }
+    }
+
+    /// Where the filesystem appears.
+    pub fn mount_point(&self) -> &Path {
+        match &self.attached {
+            Attached::Volume(volume) => &volume.mount_point,
+            Attached::Agent(agent) => &agent.mount_point,
+        }
     }
 
     /// What of it the decisions rest on. The member with the lowest number may format a blank volume:

@@ -18,7 +18,10 @@ use super::api::{self, Api};
 use super::fences;
 use super::platform::{self, Kubernetes, Lease, Pooler, Store};
 use super::reader::{Parsed, Problem, Section, Setting, Within};
-use super::{Config, Control, Fencing, Journal, Peer, PeerMember, Postgres, Transport, Volume};
+use super::{
+    Agent, Attached, Config, Control, Fencing, Journal, Peer, PeerMember, Postgres, Transport,
+    Volume,
+};
 
 /// 16 MiB: with a line of some 2 kB for each change, weeks of an uneventful life.
 const JOURNAL_MAX_BYTES: u64 = 16 << 20;
@@ -31,7 +34,7 @@ pub(super) struct Draft {
     pub member: Option<String>,
     pub number: Option<MemberId>,
     pub runtime_dir: Option<PathBuf>,
-    pub volume: Option<Volume>,
+    pub attached: Option<Attached>,
     pub fencing: Option<Fencing>,
     pub lease: Option<Lease>,
     pub peer: Option<Peer>,
@@ -54,7 +57,7 @@ impl Draft {
             member: self.member?,
             number: self.number?,
             runtime_dir: self.runtime_dir?,
-            volume: self.volume?,
+            attached: self.attached?,
             fencing: self.fencing?,
             lease: self.lease?,
             peer: self.peer?,
@@ -78,7 +81,7 @@ pub(super) fn draft(table: Table, problems: &mut Vec<Problem>) -> Draft {
     let number = top.required("number", "1");
     let runtime_dir = top.required::<Absolute>("runtime_dir", "\"/run/baton\"");
     let runtime_dir = runtime_dir.map(|Absolute(path)| path);
-    let volume = top.section("volume", |section| volume(section, runtime_dir.clone()));
+    let attached = attached(&mut top, runtime_dir.clone());
     let fencing = top.section("fencing", fences::read);
     let (store, lease) = top
         .section("lease", platform::lease)
@@ -102,7 +105,7 @@ pub(super) fn draft(table: Table, problems: &mut Vec<Problem>) -> Draft {
         member: member.map(|Name(name)| name),
         number,
         runtime_dir,
-        volume,
+        attached,
         fencing,
         lease,
         peer,
@@ -114,6 +117,31 @@ pub(super) fn draft(table: Table, problems: &mut Vec<Problem>) -> Draft {
         kubernetes,
         pooler,
     }
+}
+
+fn attached(top: &mut Section<'_>, runtime_dir: Option<PathBuf>) -> Option<Attached> {
+    match top.optional_section("agent", agent) {
+        Some(None) => top
+            .section("volume", |section| volume(section, runtime_dir))
+            .map(Attached::Volume),
+        agent => {
+            if top.take("volume").is_some() {
+                let text = "not beside [agent]: the agent of the node knows the volume";
+                top.problem("volume", text);
+            }
+            agent.flatten().map(Attached::Agent)
+        }
+    }
+}
+
+fn agent(section: &mut Section<'_>) -> Option<Agent> {
+    let socket = Absolute(PathBuf::from("/run/baton/agent/agent.sock"));
+    let socket = section.optional("socket", socket);
+    let mount_point = section.required::<Absolute>("mount_point", "\"/var/lib/baton/volume/data\"");
+    Some(Agent {
+        socket: socket?.0,
+        mount_point: mount_point?.0,
+    })
 }
 
 fn volume(section: &mut Section<'_>, runtime_dir: Option<PathBuf>) -> Option<Volume> {

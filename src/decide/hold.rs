@@ -63,6 +63,7 @@ impl Turn<'_> {
                 to: to.filter(|to| *to != self.me()),
             }),
             Hold::Vanished => Some(Reason::HoldVanished),
+            Hold::PathLost(_) if self.agent_restarts() => None,
             Hold::PathLost(since) => {
                 // A member that was frozen itself looks again before it concludes anything.
                 let lost = self.now.since(since.max(self.memory.awake_since));
@@ -78,9 +79,22 @@ impl Turn<'_> {
         }
     }
 
+    /// Whether only the agent of this node is missing, and not for long: the volume is as it was, and what
+    /// the kernel writes there is refused as soon as another fences this host.
+    fn agent_restarts(&self) -> bool {
+        let away = self.seen.local.agent_away;
+        let absence = self.timings().agent_absence;
+        away.is_some_and(|since| {
+            !since
+                .max(self.memory.awake_since)
+                .elapsed(absence, self.now)
+        })
+    }
+
     /// Since when the path is lost, where the hold is not in doubt otherwise.
     pub(super) fn path_lost(&self, epoch: Epoch, proven_at: Mono) -> Option<Mono> {
         match self.hold(epoch, proven_at) {
+            Hold::PathLost(_) if self.agent_restarts() => None,
             Hold::PathLost(since) => Some(since),
             Hold::Confirmed | Hold::LostTo(_) | Hold::Vanished => None,
         }

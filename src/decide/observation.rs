@@ -287,6 +287,10 @@ pub struct Local {
     pub former_writer: bool,
     /// The permit in the executor's hands, if any.
     pub permit: Option<PermitFacts>,
+    /// Since when the agent of this node, which alone reaches the volume, has been away; `None` where it is
+    /// there, or where the member attaches by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_away: Option<Mono>,
 }
 
 /// Number of a step that `decide` ordered, unique within one process.

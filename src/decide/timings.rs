@@ -45,6 +45,10 @@ pub struct TimingSettings {
     /// How long the owner goes on without a path to the volume when no peer can take over. Default 10 s.
     #[serde(with = "text")]
     pub path_loss_timeout: Duration,
+    /// How long the owner goes on while the agent of its node, which alone reaches the volume, is away: its
+    /// restart must fit. Default 1 min.
+    #[serde(with = "text")]
+    pub agent_absence: Duration,
     /// How long the owner is without lease store and peers before it hands over through the
     /// volume's mailbox. Default 3 s; in Kubernetes 8 s.
     #[serde(with = "text")]
@@ -129,6 +133,7 @@ impl Default for TimingSettings {
             detection: s(2),
             sample_gap: ms(750),
             path_loss_timeout: s(10),
+            agent_absence: s(60),
             isolation: s(3),
             handover: s(15),
             retry: s(1),

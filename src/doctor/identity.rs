@@ -3,8 +3,9 @@
 use nvme::kernel::sysfs;
 use uuid::Uuid;
 
+use super::Subject;
 use super::{Check, Tree};
-use crate::config::{Config, Transport};
+use crate::config::Transport;
 
 /// Where NVMe programs look for this host's identity.
 const HOST_ID: &str = "etc/nvme/hostid";
@@ -14,18 +15,18 @@ const MAKE: &str = "make it once per node: uuidgen >/etc/nvme/hostid; \
     echo nqn.2014-08.org.nvmexpress:uuid:$(cat /etc/nvme/hostid) >/etc/nvme/hostnqn";
 
 /// The files, and the identities that are in use.
-pub(super) fn checks(tree: &Tree, config: Option<&Config>) -> Vec<Check> {
-    let mut checks = vec![files(tree, config)];
-    checks.extend(config.map(|config| kernels(tree, config)));
+pub(super) fn checks(tree: &Tree, subject: Option<&Subject>) -> Vec<Check> {
+    let mut checks = vec![files(tree, subject)];
+    checks.extend(subject.map(|subject| kernels(tree, subject)));
     checks
 }
 
-fn files(tree: &Tree, config: Option<&Config>) -> Check {
+fn files(tree: &Tree, subject: Option<&Subject>) -> Check {
     let name = "host identity";
     let (id, nqn) = (tree.read(HOST_ID), tree.read(HOST_NQN));
     let (Some(id), Some(nqn)) = (id, nqn) else {
         let says = "/etc/nvme/hostid or /etc/nvme/hostnqn is missing";
-        return match config {
+        return match subject {
             None => Check::problem(name, says, MAKE),
             Some(_) => Check::warning(
                 name,
@@ -42,7 +43,7 @@ fn files(tree: &Tree, config: Option<&Config>) -> Check {
             MAKE,
         );
     };
-    match config.map(|config| &config.volume) {
+    match subject.map(|subject| &subject.volume) {
         None => Check::ok(name, format!("{parsed}, {nqn}")),
         Some(volume) if volume.host_id.0 == parsed && volume.host_nqn.as_str() == nqn => {
             Check::ok(name, format!("{parsed}, in the settings and in /etc/nvme"))
@@ -68,9 +69,9 @@ fn files(tree: &Tree, config: Option<&Config>) -> Check {
 }
 
 /// As which hosts the kernel is connected to the volume's subsystem.
-fn kernels(tree: &Tree, config: &Config) -> Check {
+fn kernels(tree: &Tree, subject: &Subject) -> Check {
     let name = "one host per kernel";
-    let volume = &config.volume;
+    let volume = &subject.volume;
     let found = match sysfs::subsystems(&tree.path("sys")) {
         Ok(found) => found,
         Err(error) => return Check::not_checked(name, format!("{:#}", anyhow::Error::from(error))),

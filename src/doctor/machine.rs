@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::Subject;
 use super::{Check, Tree};
 use crate::clock;
-use crate::config::{Config, FenceWatchdog, Transport};
+use crate::config::{FenceWatchdog, Transport};
 use crate::postgres::Programs;
 use crate::volume::{Bounded, within};
 
@@ -24,17 +25,17 @@ const E2FSPROGS: [&str; 2] = ["mkfs.ext4", "tune2fs"];
 const PROGRAM_DIRECTORIES: [&str; 4] = ["usr/sbin", "usr/bin", "sbin", "bin"];
 
 /// Everything that files tell.
-pub(super) fn checks(tree: &Tree, config: Option<&Config>) -> Vec<Check> {
+pub(super) fn checks(tree: &Tree, subject: Option<&Subject>) -> Vec<Check> {
     let mut checks = Vec::new();
-    match config.map(|config| config.volume.transport) {
+    match subject.map(|subject| subject.volume.transport) {
         Some(Transport::Kernel) => checks.push(kernel_initiator(tree)),
         Some(Transport::Tcp) => checks.push(bridge(tree)),
         None => checks.push(any_transport(tree)),
     }
     checks.push(ext4(tree));
     checks.push(e2fsprogs(tree));
-    checks.extend(config.map(settings));
-    checks.push(watchdog(tree, config));
+    checks.extend(subject.map(settings));
+    checks.push(watchdog(tree, subject));
     checks.push(wall_clock(nvme::block::clock_is_synchronized().ok()));
     checks
 }
@@ -192,9 +193,10 @@ fn e2fsprogs(tree: &Tree) -> Check {
 }
 
 /// What `baton run` would refuse on this machine. The way to the volume has a check of its own.
-fn settings(config: &Config) -> Check {
+fn settings(subject: &Subject) -> Check {
     let name = "settings";
-    let problems: Vec<_> = config
+    let problems: Vec<_> = subject
+        .config
         .missing_here()
         .into_iter()
         .filter(|problem| problem.setting != "volume.transport")
@@ -207,9 +209,9 @@ fn settings(config: &Config) -> Check {
 }
 
 /// A watchdog is not opened: that would arm it.
-fn watchdog(tree: &Tree, config: Option<&Config>) -> Check {
+fn watchdog(tree: &Tree, subject: Option<&Subject>) -> Check {
     let name = "watchdog";
-    let configured = config.and_then(|config| config.fencing.watchdog.as_ref());
+    let configured = subject.and_then(|subject| subject.config.fencing.watchdog.as_ref());
     let Some(FenceWatchdog { device, .. }) = configured else {
         let there = tree.names("sys/class/watchdog").join(", ");
         return match there.as_str() {
@@ -274,9 +276,9 @@ pub(super) async fn boot_clock() -> Check {
 }
 
 /// The version that would run.
-pub(super) async fn postgres(config: Option<&Config>) -> Check {
+pub(super) async fn postgres(subject: Option<&Subject>) -> Check {
     let name = "PostgreSQL";
-    let bin_dir = config.map(|config| config.postgres.bin_dir.clone());
+    let bin_dir = subject.map(|subject| subject.config.postgres.bin_dir.clone());
     let ask = move || match bin_dir {
         Some(bin_dir) => Programs::in_directory(&bin_dir),
         None => Programs::detect(None),

@@ -15,7 +15,7 @@ mod volume;
 
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{Config, Volume};
 
 pub use tree::Tree;
 
@@ -101,13 +101,30 @@ impl Report {
     }
 }
 
+/// Whose node and volume are looked at.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The member's configuration.
+    pub config: Config,
+    /// The volume in it.
+    pub volume: Volume,
+}
+
+impl Subject {
+    /// The member with this configuration; `None` where the node agent alone knows the volume.
+    pub fn of(config: Config) -> Option<Self> {
+        let volume = config.volume()?.clone();
+        Some(Self { config, volume })
+    }
+}
+
 /// Checks this node; with a configuration, what its member needs and the volume too.
-pub async fn examine(tree: &Tree, config: Option<&Config>) -> Report {
-    let mut checks = machine::checks(tree, config);
+pub async fn examine(tree: &Tree, subject: Option<&Subject>) -> Report {
+    let mut checks = machine::checks(tree, subject);
     checks.push(machine::boot_clock().await);
-    checks.push(machine::postgres(config).await);
-    checks.extend(identity::checks(tree, config));
-    checks.extend(paths::checks(tree, config));
-    checks.extend(volume::checks(config).await);
+    checks.push(machine::postgres(subject).await);
+    checks.extend(identity::checks(tree, subject));
+    checks.extend(paths::checks(tree, subject));
+    checks.extend(volume::checks(subject).await);
     Report { checks }
 }

@@ -3,8 +3,9 @@
 use nvme::kernel::sysfs::{self, Controller, Disk, Subsystem};
 use nvme::kernel::{PathView, Selector, paths};
 
+use super::Subject;
 use super::{Check, Tree};
-use crate::config::{Config, Transport, Volume};
+use crate::config::{Transport, Volume};
 
 /// What the kernel's time-outs should be at most, in seconds; a member sets them, but for the
 /// keep-alive time-out, which is of the connection's making.
@@ -17,8 +18,9 @@ const BY_ITSELF: &str = "a member sets them when it makes its device anew: start
     /sys/class/nvme, and boot with nvme_core.io_timeout=10 nvme_core.admin_timeout=10";
 
 /// With the kernel's transport only.
-pub(super) fn checks(tree: &Tree, config: Option<&Config>) -> Vec<Check> {
-    let Some(config) = config.filter(|config| config.volume.transport == Transport::Kernel) else {
+pub(super) fn checks(tree: &Tree, subject: Option<&Subject>) -> Vec<Check> {
+    let Some(subject) = subject.filter(|subject| subject.volume.transport == Transport::Kernel)
+    else {
         return Vec::new();
     };
     let found = match sysfs::subsystems(&tree.path("sys")) {
@@ -28,7 +30,7 @@ pub(super) fn checks(tree: &Tree, config: Option<&Config>) -> Vec<Check> {
             return vec![Check::not_checked("paths", why)];
         }
     };
-    let volume = &config.volume;
+    let volume = &subject.volume;
     let named = |subsystem: &&Subsystem| subsystem.nqn == volume.subsystem.as_str();
     let Some(subsystem) = found.iter().find(named) else {
         let why = "the kernel is not connected to the volume: a member connects when it starts";
@@ -43,7 +45,7 @@ pub(super) fn checks(tree: &Tree, config: Option<&Config>) -> Vec<Check> {
         .iter()
         .filter(|disk| selector(volume).fits(disk))
         .collect();
-    let mut checks = vec![ways(subsystem, &meant), time_outs(tree, subsystem, config)];
+    let mut checks = vec![ways(subsystem, &meant), time_outs(tree, subsystem, subject)];
     checks.extend(meant.first().map(|disk| write_cache(tree, disk)));
     if !meant.is_empty() {
         checks.extend(shared(subsystem, volume));
@@ -101,9 +103,9 @@ fn ways(subsystem: &Subsystem, meant: &[&Disk]) -> Check {
     Check::ok(name, shown)
 }
 
-fn time_outs(tree: &Tree, subsystem: &Subsystem, config: &Config) -> Check {
+fn time_outs(tree: &Tree, subsystem: &Subsystem, subject: &Subject) -> Check {
     let name = "time-outs";
-    let keep_alive = config.timings.keep_alive.as_secs();
+    let keep_alive = subject.config.timings.keep_alive.as_secs();
     let mut slow = Vec::new();
     for controller in subsystem
         .controllers

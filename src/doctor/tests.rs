@@ -9,6 +9,7 @@ use nvme::{HostId, Identified, ReservationReport, ReservationType};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::Subject;
 use super::{Check, Tree, Verdict, identity, machine, paths, volume};
 use crate::config::Config;
 
@@ -52,9 +53,10 @@ type Case = (
     &'static [&'static str],
 );
 
-fn config(edit: (&str, &str)) -> Config {
+fn config(edit: (&str, &str)) -> Subject {
     let text = MEMBER.replace(edit.0, edit.1);
-    Config::parse(Path::new("member.toml"), &text).unwrap()
+    let config = Config::parse(Path::new("member.toml"), &text).unwrap();
+    Subject::of(config).unwrap()
 }
 
 /// Makes the recorded tree; each edit is another line of it, or `- path` for one that is missing.
@@ -83,7 +85,7 @@ fn tree(edits: &[&str]) -> (TempDir, Tree) {
 }
 
 /// Everything that is judged from the tree alone; what this machine has does not matter.
-fn looked(edits: &[&str], config: Option<&Config>) -> Vec<Check> {
+fn looked(edits: &[&str], config: Option<&Subject>) -> Vec<Check> {
     let (_root, tree) = tree(edits);
     let mut checks = machine::checks(&tree, config);
     checks.retain(|check| !["settings", "wall clock"].contains(&check.name));

@@ -11,7 +11,8 @@ use nvme::kernel::Identifier;
 use nvme::{Identified, Namespace};
 
 use super::Check;
-use crate::config::{Config, Transport};
+use super::Subject;
+use crate::config::Transport;
 
 /// How long connecting, and each command, may take.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -22,14 +23,14 @@ const PERSISTENCE: u8 = 1 << 0;
 const WRITE_EXCLUSIVE: u8 = 1 << 1;
 
 /// The volume's checks; without a configuration there is no volume to ask.
-pub(super) async fn checks(config: Option<&Config>) -> Vec<Check> {
-    let Some(config) = config else {
+pub(super) async fn checks(subject: Option<&Subject>) -> Vec<Check> {
+    let Some(subject) = subject else {
         return vec![Check::not_checked("volume", "no --config names one")];
     };
-    match ask(config).await {
-        Ok((identified, mailbox)) => judge(config, &identified, mailbox.as_ref()),
+    match ask(subject).await {
+        Ok((identified, mailbox)) => judge(subject, &identified, mailbox.as_ref()),
         Err(error) => {
-            let volume = &config.volume;
+            let volume = &subject.volume;
             let says = format!(
                 "{} at {} does not answer: {error:#}",
                 volume.subsystem, volume.address
@@ -40,8 +41,8 @@ pub(super) async fn checks(config: Option<&Config>) -> Vec<Check> {
     }
 }
 
-async fn ask(config: &Config) -> anyhow::Result<(Identified, Option<Mailbox>)> {
-    let volume = &config.volume;
+async fn ask(subject: &Subject) -> anyhow::Result<(Identified, Option<Mailbox>)> {
+    let volume = &subject.volume;
     let mut options = Options::new(
         volume.address.to_string(),
         volume.subsystem.clone(),
@@ -52,7 +53,7 @@ async fn ask(config: &Config) -> anyhow::Result<(Identified, Option<Mailbox>)> {
     options.command_deadline = WITHIN;
     let initiator = Initiator::connect(options).await?;
     let identified = initiator.identify().await?;
-    let cluster = ClusterTag::of(&config.cluster);
+    let cluster = ClusterTag::of(&subject.config.cluster);
     let report = match identified.reservation_capabilities {
         0 => None,
         _ => Some(initiator.report().await?),
@@ -65,20 +66,20 @@ async fn ask(config: &Config) -> anyhow::Result<(Identified, Option<Mailbox>)> {
 
 /// What its answers mean for this member; no mailbox where the volume has no reservations.
 pub(super) fn judge(
-    config: &Config,
+    subject: &Subject,
     identified: &Identified,
     mailbox: Option<&Mailbox>,
 ) -> Vec<Check> {
-    let mut checks = vec![which(config, identified), reservations(identified)];
+    let mut checks = vec![which(subject, identified), reservations(identified)];
     if let Some(mailbox) = mailbox {
-        checks.push(persistence(config, identified, mailbox));
-        checks.push(registrants(config, mailbox));
+        checks.push(persistence(subject, identified, mailbox));
+        checks.push(registrants(subject, mailbox));
     }
-    checks.push(cache(config, identified));
+    checks.push(cache(subject, identified));
     checks
 }
 
-fn which(config: &Config, identified: &Identified) -> Check {
+fn which(subject: &Subject, identified: &Identified) -> Check {
     let name = "volume";
     let Identified {
         uuid,
@@ -89,7 +90,7 @@ fn which(config: &Config, identified: &Identified) -> Check {
     } = identified;
     let mib = blocks * u64::from(*block_size) / (1 << 20);
     let says = format!("{mib} MiB, UUID {uuid}, NGUID {nguid}");
-    match config.volume.identifier {
+    match subject.volume.identifier {
         Some(Identifier::Long(wanted)) if ![*uuid, *nguid].contains(&wanted) => Check::problem(
             name,
             format!("{says}: not the one with volume.identifier {wanted}"),
@@ -117,7 +118,7 @@ fn reservations(identified: &Identified) -> Check {
     )
 }
 
-fn persistence(config: &Config, identified: &Identified, mailbox: &Mailbox) -> Check {
+fn persistence(subject: &Subject, identified: &Identified, mailbox: &Mailbox) -> Check {
     let name = "persistence";
     let capable = identified.reservation_capabilities & PERSISTENCE != 0;
     let registered = !mailbox.members.is_empty();
@@ -139,7 +140,7 @@ fn persistence(config: &Config, identified: &Identified, mailbox: &Mailbox) -> C
         }
         (false, ..) => "reservations do not survive a power loss of the target (no PTPL)",
     };
-    if config.volume.require_persistence {
+    if subject.volume.require_persistence {
         Check::problem(
             name,
             says,
@@ -155,12 +156,12 @@ fn persistence(config: &Config, identified: &Identified, mailbox: &Mailbox) -> C
 }
 
 /// Whether somebody else has this host's identity, or this member's number.
-fn registrants(config: &Config, mailbox: &Mailbox) -> Check {
+fn registrants(subject: &Subject, mailbox: &Mailbox) -> Check {
     let name = "registrants";
-    let host = config.volume.host_id;
+    let host = subject.volume.host_id;
     if let Some(other) = mailbox
         .of_host(host)
-        .filter(|e| e.key.member != config.number)
+        .filter(|e| e.key.member != subject.config.number)
     {
         return Check::problem(
             name,
@@ -182,14 +183,14 @@ fn registrants(config: &Config, mailbox: &Mailbox) -> Check {
         );
     }
     let doubles = mailbox
-        .of_member(config.number)
+        .of_member(subject.config.number)
         .find(|entry| entry.host != host);
     if let Some(double) = doubles {
         return Check::problem(
             name,
             format!(
                 "member number {} is registered by another host too, {}",
-                config.number, double.host
+                subject.config.number, double.host
             ),
             "give each member its own number; if this node had another host_id before, unregister the old one",
         );
@@ -219,9 +220,9 @@ fn registrants(config: &Config, mailbox: &Mailbox) -> Check {
 }
 
 /// The kernel's own account of the cache is another check.
-fn cache(config: &Config, identified: &Identified) -> Check {
+fn cache(subject: &Subject, identified: &Identified) -> Check {
     let name = "volatile cache";
-    let flushed = match config.volume.transport {
+    let flushed = match subject.volume.transport {
         Transport::Tcp => "the bridge",
         Transport::Kernel => "the kernel",
     };

@@ -52,14 +52,14 @@ impl Executor {
     pub fn ended(&mut self, outcome: &Outcome, counts: bool) {
         match outcome {
             Outcome::Fenced(permit) if counts => self.permit = Some(*permit),
-            Outcome::Fenced(_) => self.tools.attachment.drop_permit(),
+            Outcome::Fenced(_) => self.tools.link.drop_permit(),
             _ => {}
         }
     }
 
     /// Takes the device away in good order, at the end of the process.
     pub async fn close(&self) {
-        self.tools.attachment.close().await;
+        self.tools.link.close().await;
     }
 
     /// Begins a step. An urgent one ends the wait for the step that is running; what the kernel does
@@ -94,7 +94,7 @@ impl Executor {
         let tools = self.tools.clone();
         let events = self.events.clone();
         let task = tokio::spawn(async move {
-            let look = tools.attachment.beat(epoch, flags).await;
+            let look = tools.link.beat(epoch, flags).await;
             let _closed = events.send(Event::Volume(Happening::Mailbox(look)));
         });
         self.beat = Some(task.abort_handle());

@@ -7,7 +7,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use super::event::Event;
-use crate::attachment::{Attachment, Happening, Look, whole};
+use super::link::Link;
+use crate::attachment::{Happening, Look, whole};
 use crate::clock;
 use crate::decide::Timings;
 use crate::lease::{LeaseStore, Reading};
@@ -22,7 +23,7 @@ pub(super) struct Looks {
 impl Looks {
     /// Begins to look, every `observe`.
     pub fn start(
-        attachment: Arc<Attachment>,
+        link: Link,
         lease: LeaseStore,
         timings: &Timings,
         events: mpsc::UnboundedSender<Event>,
@@ -36,7 +37,7 @@ impl Looks {
         let to = events.clone();
         tasks.spawn(async move {
             loop {
-                let look = attachment.mailbox().await;
+                let look = link.mailbox().await;
                 if to.send(Event::Volume(Happening::Mailbox(look))).is_err() {
                     return;
                 }

@@ -9,6 +9,7 @@
 
 mod event;
 mod executor;
+mod link;
 mod looks;
 mod pulse;
 mod senses;
@@ -105,7 +106,7 @@ impl Member {
         self.memory = decision.memory;
         // Whoever is standby has proven that nothing of the volume is in use here (SAFETY.md I6).
         if matches!(self.memory.role, Role::Standby) {
-            self.executor.tools().attachment.settled();
+            self.executor.tools().link.settled();
         }
         self.publish(&observation, &decision.reason, now);
         for action in decision.actions {
@@ -245,12 +246,13 @@ impl Member {
         match happening {
             Happening::Mailbox(look) => {
                 if let Ok(mailbox) = &look.result {
-                    let attachment = &self.executor.tools().attachment;
-                    attachment.confirm(mailbox, look.began);
+                    let link = &self.executor.tools().link;
+                    link.confirm(mailbox, look.began);
                 }
                 self.senses.mailbox(look);
             }
             Happening::Changed(changes) => self.changed(changes.into()),
+            Happening::AgentAway { since } => self.senses.agent_away(since),
             Happening::DeviceGone { made } => {
                 info!(made, "the block device is gone");
                 self.gone_device = self.gone_device.max(made);

@@ -36,6 +36,7 @@ impl Senses {
                 postgres: Postgres::Stopped,
                 former_writer,
                 permit: None,
+                agent_away: None,
             },
             running: None,
             finished: None,
@@ -70,6 +71,9 @@ impl Senses {
 
     /// The mailbox was looked at.
     pub fn mailbox(&mut self, look: Look<fencing::Mailbox>) {
+        if look.result.is_ok() {
+            self.local.agent_away = None;
+        }
         update(&mut self.mailbox, look);
     }
 
@@ -119,6 +123,11 @@ impl Senses {
     /// The permit in hand, or that it was dropped.
     pub fn permit(&mut self, permit: Option<PermitFacts>) {
         self.local.permit = permit;
+    }
+
+    /// The agent of this node went away. That it is back shows the first report that it brings.
+    pub fn agent_away(&mut self, since: Mono) {
+        self.local.agent_away = Some(since);
     }
 
     /// SIGTERM came.

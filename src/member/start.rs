@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::TcpListener;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,14 +12,16 @@ use tokio::sync::mpsc;
 use super::Member;
 use super::event::Event;
 use super::executor::Executor;
+use super::link::Link;
 use super::looks::Looks;
 use super::senses::Senses;
 use super::steps::{Database, Tools};
 use super::warm;
+use crate::agent::{self, ClientError, Hello, Opened};
 use crate::api::Api;
 use crate::attachment::{Attachment, OpenError, Settings, Tell};
 use crate::clock;
-use crate::config::{Config, Postgres};
+use crate::config::{Attached, Config, Postgres};
 use crate::control::{Requests, Server, Tally};
 use crate::decide::{Incarnation, Memory};
 use crate::journal::Journal;
@@ -27,7 +29,7 @@ use crate::kubernetes::{Access, PodFactsError};
 use crate::lease::LeaseStore;
 use crate::node_lock::NodeLock;
 use crate::peer::PeerChannel;
-use crate::postgres::{Instance, OsUser, Programs};
+use crate::postgres::{Instance, Isolation, OsUser, Programs};
 use crate::routing::Router;
 
 /// Why a member did not come up. Nothing was changed on the volume.
@@ -42,6 +44,12 @@ pub enum StartError {
     /// The volume cannot be used.
     #[error(transparent)]
     Attachment(#[from] OpenError),
+    /// The node's agent gives no session.
+    #[error(transparent)]
+    Agent(#[from] ClientError),
+    /// A member that attaches by itself came without its lock.
+    #[error("the node's lock was not taken")]
+    NoLock,
     /// PostgreSQL could not serve when this member takes over.
     #[error(
         "another program listens on port {port}, on which PostgreSQL shall serve: stop that one, \
@@ -81,11 +89,12 @@ fn system(attempted: &'static str) -> impl FnOnce(std::io::Error) -> StartError 
     move |source| StartError::System { attempted, source }
 }
 
-/// Runs a member until it has left. `node_lock` is held by every process of its PostgreSQL.
+/// Runs a member until it has left. `node_lock` is held by every process of its PostgreSQL; an agent's
+/// member is given one by the agent.
 ///
 /// # Errors
 /// [`StartError`] before anything was changed.
-pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, StartError> {
+pub async fn run(config: Config, node_lock: Option<&NodeLock>) -> Result<ExitCode, StartError> {
     let began = clock::now();
     let incarnation = Incarnation(rand::random());
     let core = config.for_decisions();
@@ -93,8 +102,7 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
     warm::load_ext4().await;
     refuse_taken_port(&config)?;
     let (events, queue) = mpsc::unbounded_channel();
-    let settings = Settings::of(&config, instance.programs.major);
-    let attachment = Arc::new(Attachment::open(settings, tell(&events)).await?);
+    let (link, lock) = attach(&config, node_lock, instance.programs.major, &events).await?;
     let access = Access::infer();
     let lease = LeaseStore::open_by(&config, incarnation, access.clone())
         .map_err(system("open the lease store"))?;
@@ -106,24 +114,16 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
         .map(|settings| Api::start(settings, control.desk()))
         .transpose()?;
     let journal = Journal::open(&config, incarnation)?;
-    let lock = node_lock
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(system("share the node's lock"))?;
     listen_for_signals(&events).map_err(system("listen for signals"))?;
-    let looks = Looks::start(
-        attachment.clone(),
-        lease.clone(),
-        &core.timings,
-        events.clone(),
-    );
-    let (host, former_writer) = (attachment.host(), attachment.former_writer());
+    let looks = Looks::start(link.clone(), lease.clone(), &core.timings, events.clone());
+    let (host, former_writer) = (link.host(), link.former_writer());
+    let isolation = isolation(&config);
     let tools = Arc::new(Tools {
         timings: core.timings.clone(),
-        attachment,
+        link,
         lease,
         router,
-        database: Database::new(instance, lock),
+        database: Database::new(instance, lock, isolation),
         events: events.clone(),
     });
     let member = Member {
@@ -144,6 +144,49 @@ pub async fn run(config: Config, node_lock: &NodeLock) -> Result<ExitCode, Start
         config,
     };
     Ok(member.run(queue).await)
+}
+
+/// The way to the volume, and the lock that PostgreSQL shall hold.
+async fn attach(
+    config: &Config,
+    node_lock: Option<&NodeLock>,
+    major: u32,
+    events: &mpsc::UnboundedSender<Event>,
+) -> Result<(Link, OwnedFd), StartError> {
+    match &config.attached {
+        Attached::Volume(volume) => {
+            let lock = node_lock.ok_or(StartError::NoLock)?.as_fd();
+            let lock = lock.try_clone_to_owned();
+            let lock = lock.map_err(system("share the node's lock"))?;
+            let settings = Settings::of(config, volume, major);
+            let attachment = Attachment::open(settings, tell(events)).await?;
+            Ok((Link::Here(Arc::new(attachment)), lock))
+        }
+        Attached::Agent(agent) => {
+            let hello = Hello {
+                protocol: agent::PROTOCOL,
+                cluster: config.cluster.clone(),
+                site: config.site.clone(),
+                member: config.member.clone(),
+                number: config.number,
+                major,
+                data_directory: config.postgres.data_directory.clone(),
+                timings: config.timings.clone(),
+                resume: false,
+            };
+            let opened = agent::Client::open(&agent.socket, hello, tell(events)).await?;
+            let Opened { client, lock } = opened;
+            Ok((Link::Agent(Arc::new(client)), lock))
+        }
+    }
+}
+
+/// A member without privilege has no PID namespace to give: it is the first process of its container's.
+fn isolation(config: &Config) -> Isolation {
+    match &config.attached {
+        Attached::Volume(_) => Isolation::Namespace,
+        Attached::Agent(_) => Isolation::Container,
+    }
 }
 
 /// A standby whose PostgreSQL could not listen would be none. Nothing of this member listens yet: its
@@ -179,8 +222,8 @@ fn instance(config: &Config) -> Result<Instance, StartError> {
         member: config.member.clone(),
         programs: Programs::in_directory(&postgres.bin_dir)?,
         user: OsUser::look_up(&postgres.os_user)?,
-        volume_root: config.volume.mount_point.clone(),
-        data_directory: config.volume.mount_point.join(&postgres.data_directory),
+        volume_root: config.mount_point().to_owned(),
+        data_directory: config.mount_point().join(&postgres.data_directory),
         runtime_directory: config.runtime_dir.clone(),
         socket_directory: postgres.socket_directory.clone(),
         port: postgres.port,

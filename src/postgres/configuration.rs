@@ -67,8 +67,8 @@ pub struct ConfigurationError {
 /// Writes the configuration files and returns the postmaster's command line.
 pub fn write(instance: &Instance) -> Result<Vec<String>, ConfigurationError> {
     let directory = &instance.runtime_directory;
-    make_directory(directory, 0, instance.user.gid, 0o750)?;
     let own = nix::unistd::geteuid().as_raw();
+    make_directory(directory, own, instance.user.gid, 0o750)?;
     let socket_directory = &instance.socket_directory;
     if !socket_directory.exists() {
         make_directory(

@@ -39,16 +39,24 @@ pub enum Request {
     StopImmediate,
     /// Read the configuration again (SIGHUP).
     Reload,
+    /// Every process of the tree ends at once (SIGKILL).
+    Kill,
 }
 
 impl Request {
-    const ALL: [Self; 3] = [Self::StopFast, Self::StopImmediate, Self::Reload];
+    const ALL: [Self; 4] = [
+        Self::StopFast,
+        Self::StopImmediate,
+        Self::Reload,
+        Self::Kill,
+    ];
 
     const fn byte(self) -> u8 {
         match self {
             Self::StopFast => b'F',
             Self::StopImmediate => b'I',
             Self::Reload => b'H',
+            Self::Kill => b'K',
         }
     }
 
@@ -63,6 +71,7 @@ impl Request {
             Self::StopFast => Signal::SIGINT,
             Self::StopImmediate => Signal::SIGQUIT,
             Self::Reload => Signal::SIGHUP,
+            Self::Kill => Signal::SIGKILL,
         }
     }
 }
@@ -115,6 +124,16 @@ impl fmt::Display for End {
     }
 }
 
+/// What keeps PostgreSQL's processes together, so that all of them can be ended and proven gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// A PID and IPC namespace of their own. Needs privilege.
+    Namespace,
+    /// The container that this process is the first of: `postgres-init` is their subreaper, and should it end
+    /// in another way than having reaped them all, this process ends, and the kernel ends the container.
+    Container,
+}
+
 /// What is to be started.
 #[derive(Debug)]
 pub struct Spawn {
@@ -128,6 +147,8 @@ pub struct Spawn {
     pub log: File,
     /// A lock that every process of the tree shall hold open: it stays taken until the last is gone.
     pub node_lock: Option<OwnedFd>,
+    /// What keeps the tree together.
+    pub isolation: Isolation,
 }
 
 /// Why no process was started.
@@ -153,6 +174,7 @@ pub struct Postmaster {
     /// The process id of `postgres-init`, taken away in the moment before it is reaped, so that a
     /// signal can never reach a later process of the same number. Held only for single calls.
     alive: Arc<Mutex<Option<Pid>>>,
+    isolation: Isolation,
     end: watch::Receiver<Option<End>>,
 }
 
@@ -161,6 +183,7 @@ impl Postmaster {
     pub async fn spawn(spawn: Spawn) -> Result<Self, SpawnError> {
         let (announce, announced) = oneshot::channel();
         let (ended, end) = watch::channel(None);
+        let isolation = spawn.isolation;
         std::thread::Builder::new()
             .name("postgres-parent".to_owned())
             .spawn(move || parent(spawn, announce, &ended))
@@ -168,7 +191,12 @@ impl Postmaster {
         let (words, alive) = announced
             .await
             .map_err(|_| failed("starting postgres-init")(io::ErrorKind::BrokenPipe.into()))??;
-        Ok(Self { words, alive, end })
+        Ok(Self {
+            words,
+            alive,
+            isolation,
+            end,
+        })
     }
 
     /// Asks the postmaster for something; says nothing about whether it complied.
@@ -179,9 +207,11 @@ impl Postmaster {
     /// Kills the whole tree.
     pub fn kill(&self) -> io::Result<()> {
         let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
-        match *alive {
-            Some(pid) => Ok(kill(pid, Signal::SIGKILL)?),
-            None => Ok(()),
+        match (*alive, self.isolation) {
+            (Some(pid), Isolation::Namespace) => Ok(kill(pid, Signal::SIGKILL)?),
+            // It alone can reap them all.
+            (Some(_), Isolation::Container) => (&self.words).write_all(&[Request::Kill.byte()]),
+            (None, _) => Ok(()),
         }
     }
 
@@ -221,6 +251,7 @@ type Announced = Result<(ChildStdin, Arc<Mutex<Option<Pid>>>), SpawnError>;
 
 /// The parent thread: unshares, spawns, and waits until the tree is empty.
 fn parent(spawn: Spawn, announce: oneshot::Sender<Announced>, ended: &watch::Sender<Option<End>>) {
+    let isolation = spawn.isolation;
     let started = start(spawn).map_err(|(operation, source)| SpawnError { operation, source });
     let (mut child, pid) = match started {
         Ok(started) => started,
@@ -241,6 +272,12 @@ fn parent(spawn: Spawn, announce: oneshot::Sender<Announced>, ended: &watch::Sen
     {}
     *alive.lock().unwrap_or_else(PoisonError::into_inner) = None;
     let end = child.wait().map_or(End::Unknown, End::of);
+    if isolation == Isolation::Container && matches!(end, End::TreeKilled | End::Unknown) {
+        tracing::error!(
+            "postgres-init was killed: what it started may live; this container ends, and all of it"
+        );
+        crate::process::end_container();
+    }
     ended.send_replace(Some(end));
 }
 
@@ -251,21 +288,24 @@ fn start(spawn: Spawn) -> Result<(Child, Pid), (&'static str, io::Error)> {
         command,
         log,
         node_lock,
+        isolation,
     } = spawn;
     // This thread alone: its future children get the new namespaces, the rest of the process stays.
     // IPC: System V shared memory of the database goes with the namespace, nobody else's is seen.
-    unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC).map_err(|errno| {
-        (
-            "making a PID and IPC namespace (needs CAP_SYS_ADMIN)",
-            errno.into(),
-        )
-    })?;
+    if isolation == Isolation::Namespace {
+        unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC).map_err(|errno| {
+            let attempted = "making a PID and IPC namespace (needs CAP_SYS_ADMIN)";
+            (attempted, errno.into())
+        })?;
+    }
     let inherited = node_lock
         .map(inheritable)
         .transpose()
         .map_err(|error| ("handing the node lock on", error))?;
     let child = Command::new(baton)
-        .args(["postgres-init", "--user", &user, "--"])
+        .args(["postgres-init", "--user", &user])
+        .args((isolation == Isolation::Container).then_some("--reap"))
+        .arg("--")
         .args(command)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

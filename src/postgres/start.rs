@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::configuration::{self, ConfigurationError};
 use super::instance::Instance;
-use super::process::{End, Postmaster, Spawn, SpawnError};
+use super::process::{End, Isolation, Postmaster, Spawn, SpawnError};
 
 const PID_FILE: &str = "postmaster.pid";
 
@@ -147,6 +147,17 @@ pub struct Starting {
     log_from: u64,
 }
 
+/// What PostgreSQL gets from whoever starts it.
+#[derive(Debug)]
+pub struct StartedBy<'a> {
+    /// The program `baton`, for PostgreSQL's first process.
+    pub baton: &'a Path,
+    /// The lock that every process of it shall hold.
+    pub node_lock: Option<OwnedFd>,
+    /// What keeps its processes together.
+    pub isolation: Isolation,
+}
+
 /// Starts PostgreSQL on the mounted volume. Returns when its first process runs, long before it is
 /// ready: see [`Starting::ready`].
 ///
@@ -155,8 +166,7 @@ pub struct Starting {
 pub async fn launch(
     _licence: &Licence,
     instance: &Instance,
-    baton: &Path,
-    node_lock: Option<OwnedFd>,
+    by: StartedBy<'_>,
 ) -> Result<Launched, StartError> {
     let command = configuration::write(instance)?;
     let pid_file = instance.data_directory.join(PID_FILE);
@@ -167,11 +177,12 @@ pub async fn launch(
     let log_from = log.metadata().map_or(0, |metadata| metadata.len());
     let changes = watch_directory(&instance.data_directory);
     let postmaster = Postmaster::spawn(Spawn {
-        baton: baton.to_owned(),
+        baton: by.baton.to_owned(),
         user: instance.user.name.clone(),
         command,
         log,
-        node_lock,
+        node_lock: by.node_lock,
+        isolation: by.isolation,
     })
     .await?;
     let starting = Starting {

@@ -21,7 +21,8 @@ pub use format::{FormatError, finish, format};
 pub use label::Label;
 pub use marker::{MARKER_NAME, Marker, MarkerError};
 pub use mount::{
-    Holder, MountError, Mounted, StillMounted, SyncError, UnmountError, holders, mount, unmount,
+    Holder, MountError, Mounted, StillMounted, SyncError, UnmountError, adopt, holders, mount,
+    unmount,
 };
 pub use mount_table::{MountEntry, at as mounted_at};
 pub use signature::{Contents, Formattable, ProbeError, probe};

@@ -214,6 +214,35 @@ pub fn mount(
     })
 }
 
+/// The mount that an earlier process left at `mount_point`, if it is of `device`.
+///
+/// # Errors
+/// The mount table or the mount point cannot be read, or another device is mounted there.
+pub fn adopt(device: &Path, mount_point: &Path) -> Result<Option<Mounted>, MountError> {
+    let failed = |operation| {
+        move |source| MountError::MountPoint {
+            operation,
+            path: mount_point.to_owned(),
+            source,
+        }
+    };
+    let Some(entry) = mount_table::at(mount_point).map_err(failed("looking up"))? else {
+        return Ok(None);
+    };
+    if entry.source != device {
+        return Err(MountError::Occupied {
+            device: entry.source,
+            mount_point: mount_point.to_owned(),
+        });
+    }
+    let root = File::open(mount_point).map_err(failed("opening"))?;
+    Ok(Some(Mounted {
+        root,
+        mount_point: mount_point.to_owned(),
+        device: device.to_owned(),
+    }))
+}
+
 /// Reads back what the kernel made of the options; on a bad surprise the mount is undone.
 fn verify_options(device: &Path, mount_point: &Path) -> Result<(), MountError> {
     let entry = mount_table::at(mount_point).map_err(|source| MountError::MountPoint {

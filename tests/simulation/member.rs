@@ -94,6 +94,7 @@ fn blank(
             postgres: Postgres::Stopped,
             former_writer,
             permit: None,
+            agent_away: None,
         },
         running: None,
         finished: None,

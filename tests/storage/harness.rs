@@ -9,7 +9,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use baton::postgres::{self, Instance, OsUser, Programs, Session, StopBounds};
+use baton::postgres::{
+    self, Instance, Isolation, OsUser, Programs, Session, StartedBy, StopBounds,
+};
 use baton::volume::{self, Label, Marker, Mounted};
 use fencing::model::{Executed, Model, Quirks};
 use fencing::{
@@ -187,8 +189,10 @@ pub async fn start(instance: &Instance, epoch: u32) -> (postgres::Launched, Sess
     let launched = postgres::launch(
         &permit(epoch).licence(),
         instance,
-        Path::new(BATON),
-        Some(lock.into()),
+        StartedBy {
+            node_lock: Some(lock.into()),
+            ..started_by(Path::new(BATON))
+        },
     )
     .await
     .unwrap();
@@ -218,4 +222,13 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
         .build()
         .unwrap()
         .block_on(future)
+}
+
+/// As a member starts it that attaches by itself, without a lock.
+pub fn started_by(baton: &Path) -> StartedBy<'_> {
+    StartedBy {
+        baton,
+        node_lock: None,
+        isolation: Isolation::Namespace,
+    }
 }

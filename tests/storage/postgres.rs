@@ -15,7 +15,7 @@ use baton::postgres::{
 use fencing::Epoch;
 use fs2::FileExt;
 
-use crate::harness::{BATON, BOUNDS, LONG, Volume, block_on, label, permit, start};
+use crate::harness::{BATON, BOUNDS, LONG, Volume, block_on, label, permit, start, started_by};
 use baton::volume::{Cleanliness, Superblock};
 
 fn controldata(instance: &Instance, key: &str) -> String {
@@ -173,7 +173,7 @@ async fn take(
     let mounted = volume.mount();
     phases.lap("mount");
     let baton = Path::new(BATON);
-    let launched = postgres::launch(&permit(epoch).licence(), instance, baton, None)
+    let launched = postgres::launch(&permit(epoch).licence(), instance, started_by(baton))
         .await
         .unwrap();
     phases.lap("launch");
@@ -417,7 +417,7 @@ fn a_port_in_use_is_named_and_nothing_is_left() {
     instance.port = taken.local_addr().unwrap().port();
     block_on(async {
         let baton = Path::new(BATON);
-        let launched = postgres::launch(&permit(1).licence(), &instance, baton, None)
+        let launched = postgres::launch(&permit(1).licence(), &instance, started_by(baton))
             .await
             .unwrap();
         let error = launched.starting.ready(LONG).await.unwrap_err();
@@ -445,8 +445,12 @@ fn another_servers_socket_is_left_alone() {
         .join(format!(".s.PGSQL.{}", instance.port));
     let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
     block_on(async {
-        let launched =
-            postgres::launch(&permit(1).licence(), &instance, Path::new(BATON), None).await;
+        let launched = postgres::launch(
+            &permit(1).licence(),
+            &instance,
+            started_by(Path::new(BATON)),
+        )
+        .await;
         assert!(
             matches!(launched, Err(StartError::SocketInUse { .. })),
             "{launched:?}"
@@ -465,7 +469,7 @@ fn programs_that_cannot_be_run_are_reported() {
     instance.programs.bin_dir = "/nonexistent".into();
     block_on(async {
         let baton = Path::new(BATON);
-        let launched = postgres::launch(&permit(1).licence(), &instance, baton, None)
+        let launched = postgres::launch(&permit(1).licence(), &instance, started_by(baton))
             .await
             .unwrap();
         let error = launched.starting.ready(LONG).await.unwrap_err();

@@ -11,14 +11,16 @@ use std::time::Duration;
 
 use nvme::block::{BlockError, Usage};
 use nvme::bridge::{Announcement, Behind, Left, UblkDevice};
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::{Notify, watch};
 
-use super::DeviceError;
+use super::{DeviceError, Outlive};
 use crate::attachment::word::{Happening, Tell};
 use crate::config::Volume;
 use crate::decide::Timings;
+use crate::process::{Process, ProcessId};
 
 /// The least deadline of one command of the bridge: a loaded volume may take seconds for a flush.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
@@ -38,9 +40,20 @@ pub(in crate::attachment) struct Device {
     behind: Behind,
     directory: PathBuf,
     kill: Arc<Notify>,
-    /// The bridge ends when this does.
-    stdin: ChildStdin,
+    /// The bridge ends when this does; `None` if it outlives this process.
+    stdin: Option<ChildStdin>,
+    process: ProcessId,
     gone: watch::Receiver<bool>,
+}
+
+/// What another process needs to go on with a bridge that outlives its starter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::attachment) struct BridgeRecord {
+    path: PathBuf,
+    sequence: Option<u64>,
+    behind: Behind,
+    directory: PathBuf,
+    process: ProcessId,
 }
 
 impl Device {
@@ -51,20 +64,27 @@ impl Device {
     pub async fn make(
         volume: &Volume,
         timings: &Timings,
+        outlive: Option<&Outlive>,
         made: u64,
         tell: Tell,
     ) -> Result<Self, DeviceError> {
         let system = |attempted| move |source| DeviceError::System { attempted, source };
         let directory = volume.directory.join(made.to_string());
         std::fs::create_dir_all(&directory).map_err(system("make the bridge's directory"))?;
-        let mut child = command(volume, timings, &directory)
+        let mut child = command(volume, timings, &directory, outlive)
             .spawn()
             .map_err(system("start the bridge"))?;
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        let process = Process::open(pid.ok_or(DeviceError::Ended)?)
+            .map_err(system("hold the bridge's process"))?;
+        if let Some(outlive) = outlive {
+            outlive.take_in(process.id());
+        }
         let Announcement {
             device: path,
             behind,
         } = announced(&mut child).await?;
-        let stdin = child.stdin.take().ok_or(DeviceError::Ended)?;
+        let stdin = child.stdin.take();
         let (ended, gone) = watch::channel(false);
         let kill = Arc::new(Notify::new());
         let killed = kill.clone();
@@ -85,8 +105,59 @@ impl Device {
             directory,
             kill,
             stdin,
+            process: process.id(),
             gone,
         })
+    }
+
+    /// What another process needs to go on with it.
+    pub fn record(&self) -> BridgeRecord {
+        BridgeRecord {
+            path: self.path.clone(),
+            sequence: self.sequence,
+            behind: self.behind,
+            directory: self.directory.clone(),
+            process: self.process,
+        }
+    }
+
+    /// The device of a bridge that an earlier process started and that has outlived it; `None` if the
+    /// bridge has ended.
+    pub fn adopt(record: BridgeRecord, made: u64, tell: Tell) -> std::io::Result<Option<Self>> {
+        let Some(process) = Process::find(record.process)? else {
+            return Ok(None);
+        };
+        let (ended, gone) = watch::channel(false);
+        let kill = Arc::new(Notify::new());
+        let killed = kill.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    over = process.ended() => match over {
+                        Ok(()) => break,
+                        Err(error) => {
+                            tracing::error!(%error, "the bridge's end cannot be seen");
+                            tokio::time::sleep(LOOK).await;
+                        }
+                    },
+                    () = killed.notified() => if let Err(error) = process.kill() {
+                        tracing::error!(%error, "the bridge cannot be killed");
+                    },
+                }
+            }
+            ended.send_replace(true);
+            tell.say(Happening::DeviceGone { made });
+        });
+        Ok(Some(Self {
+            path: record.path,
+            sequence: record.sequence,
+            behind: record.behind,
+            directory: record.directory,
+            kill,
+            stdin: None,
+            process: record.process,
+            gone,
+        }))
     }
 
     /// The block device.
@@ -117,7 +188,10 @@ impl Device {
     /// # Errors
     /// As [`Remains::prove_gone`].
     pub async fn close(self) -> Result<(), DeviceError> {
-        // The bridge ends when its standard input does.
+        // The bridge ends when its standard input does, or when it is told to.
+        if self.stdin.is_none() {
+            self.condemn();
+        }
         self.remains().prove_gone().await
     }
 
@@ -259,7 +333,12 @@ async fn off_the_runtime<T: Send + 'static>(call: impl FnOnce() -> T + Send + 's
     called.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
-fn command(volume: &Volume, timings: &Timings, directory: &Path) -> Command {
+fn command(
+    volume: &Volume,
+    timings: &Timings,
+    directory: &Path,
+    outlive: Option<&Outlive>,
+) -> Command {
     // The very program that is running, even if its file was replaced by an upgrade.
     let mut command = Command::new("/proc/self/exe");
     command
@@ -284,7 +363,11 @@ fn command(volume: &Volume, timings: &Timings, directory: &Path) -> Command {
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .kill_on_drop(true);
+        .kill_on_drop(outlive.is_none());
+    if let Some(Outlive { members, .. }) = outlive {
+        command.stdin(Stdio::null()).arg("--outlive");
+        command.arg("--forget").arg(members);
+    }
     command
 }
 

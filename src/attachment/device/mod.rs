@@ -6,16 +6,48 @@ mod kernel;
 use std::path::{Path, PathBuf};
 
 use nvme::kernel::{AttachError, DestroyError, sysfs::SysfsError};
+use serde::{Deserialize, Serialize};
 
 use super::carrier::{self, Carrier};
 use super::word::Tell;
 use crate::config::Volume;
 use crate::decide::Timings;
+use crate::process::ProcessId;
 
 /// A device that is there, until it is destroyed or goes away by itself.
 pub(super) enum Device {
     Bridge(bridge::Device),
     Kernel(kernel::Device),
+}
+
+/// That a device lives on when its starter dies, and what is done for that.
+#[derive(Clone, Debug)]
+pub struct Outlive {
+    /// Where filesystems of all members of this node are mounted.
+    pub members: PathBuf,
+    /// The control group for the processes that live on; without one they stay where they are.
+    pub control_group: Option<PathBuf>,
+}
+
+impl Outlive {
+    /// Takes a process out of its starter's control group, which ends with that one's container.
+    fn take_in(&self, process: ProcessId) {
+        let Some(group) = &self.control_group else {
+            return;
+        };
+        let taken = std::fs::create_dir_all(group)
+            .and_then(|()| std::fs::write(group.join("cgroup.procs"), process.pid.to_string()));
+        if let Err(error) = taken {
+            tracing::warn!(group = %group.display(), %error, "the bridge will end with its agent's container");
+        }
+    }
+}
+
+/// What another process needs to go on with a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum DeviceRecord {
+    Bridge(bridge::BridgeRecord),
+    Kernel,
 }
 
 /// Why there is no device, or why a former one is not proven gone.
@@ -57,18 +89,56 @@ impl Device {
         carrier: &Carrier,
         volume: &Volume,
         timings: &Timings,
+        outlive: Option<&Outlive>,
         made: u64,
         tell: Tell,
     ) -> Result<Self, DeviceError> {
         Ok(match carrier {
             Carrier::UserSpace(_) => {
-                Self::Bridge(bridge::Device::make(volume, timings, made, tell).await?)
+                let bridge = bridge::Device::make(volume, timings, outlive, made, tell);
+                Self::Bridge(bridge.await?)
             }
             Carrier::Kernel(initiator) => {
                 let bound = carrier::destroy_deadline(timings);
                 let made = kernel::Device::make(initiator.clone(), bound, made, tell);
                 Self::Kernel(made.await?)
             }
+        })
+    }
+
+    /// What another process needs to go on with it.
+    pub fn record(&self) -> DeviceRecord {
+        match self {
+            Self::Bridge(device) => DeviceRecord::Bridge(device.record()),
+            Self::Kernel(_) => DeviceRecord::Kernel,
+        }
+    }
+
+    /// The device that an earlier process made and that has outlived it; `None` if it is gone.
+    pub async fn adopt(
+        record: DeviceRecord,
+        carrier: &Carrier,
+        timings: &Timings,
+        made: u64,
+        tell: Tell,
+    ) -> Result<Option<Self>, DeviceError> {
+        Ok(match (record, carrier) {
+            (DeviceRecord::Bridge(record), Carrier::UserSpace(_)) => {
+                bridge::Device::adopt(record, made, tell)
+                    .map_err(|source| DeviceError::System {
+                        attempted: "go on with the bridge of an earlier process",
+                        source,
+                    })?
+                    .map(Self::Bridge)
+            }
+            (DeviceRecord::Kernel, Carrier::Kernel(initiator)) => {
+                let bound = carrier::destroy_deadline(timings);
+                let found = kernel::Device::make(initiator.clone(), bound, made, tell);
+                Some(Self::Kernel(found.await?))
+            }
+            // The volume is reached in another way than before.
+            (DeviceRecord::Bridge(_), Carrier::Kernel(_))
+            | (DeviceRecord::Kernel, Carrier::UserSpace(_)) => None,
         })
     }
 

@@ -68,6 +68,7 @@ impl Scene {
                 postgres: Postgres::Stopped,
                 former_writer: false,
                 permit: None,
+                agent_away: None,
             },
             running: None,
             finished: None,

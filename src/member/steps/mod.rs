@@ -10,7 +10,8 @@ use fencing::Mono;
 use tokio::sync::mpsc;
 
 use super::event::{Changes, Event};
-use crate::attachment::{self, Attachment};
+use super::link::Link;
+use crate::attachment;
 use crate::decide::{Outcome, StopMode, Timings, Work};
 use crate::lease::LeaseStore;
 use crate::routing::Router;
@@ -20,7 +21,7 @@ pub(super) use postgres::Database;
 /// What the steps work with.
 pub(super) struct Tools {
     pub timings: Timings,
-    pub attachment: Arc<Attachment>,
+    pub link: Link,
     pub lease: LeaseStore,
     pub router: Router,
     pub database: Database,
@@ -52,7 +53,7 @@ impl Tools {
             Work::Unmount | Work::DropMount => {
                 // An open session of this member's own would keep the mount busy.
                 self.database.forget_session().await;
-                volume(self.attachment.perform(work, deadline).await)
+                volume(self.link.perform(work, deadline).await)
             }
             Work::Register { .. }
             | Work::Unregister
@@ -61,7 +62,7 @@ impl Tools {
             | Work::RebuildDevice
             | Work::PrepareVolume
             | Work::Mount { .. }
-            | Work::ShutdownFilesystem => volume(self.attachment.perform(work, deadline).await),
+            | Work::ShutdownFilesystem => volume(self.link.perform(work, deadline).await),
         }
     }
 }

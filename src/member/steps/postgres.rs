@@ -14,7 +14,8 @@ use crate::decide::{Outcome, Postgres};
 use crate::member::event::{Changes, Event};
 use crate::member::pulse;
 use crate::postgres::{
-    End, Instance, Launched, Postmaster, Request, Session, initdb, launch, verify_shut_down,
+    End, Instance, Isolation, Launched, Postmaster, Request, Session, StartedBy, initdb, launch,
+    verify_shut_down,
 };
 use crate::volume::{Bounded, within};
 
@@ -24,6 +25,7 @@ const BATON: &str = "/proc/self/exe";
 /// PostgreSQL on this member.
 pub(in crate::member) struct Database {
     instance: Instance,
+    isolation: Isolation,
     node_lock: OwnedFd,
     postmaster: Mutex<Option<Postmaster>>,
     /// Open while PostgreSQL serves, so that a checkpoint need not connect first.
@@ -33,9 +35,10 @@ pub(in crate::member) struct Database {
 
 impl Database {
     /// PostgreSQL is not running. Every process of it will hold the node's lock open.
-    pub fn new(instance: Instance, node_lock: OwnedFd) -> Self {
+    pub fn new(instance: Instance, node_lock: OwnedFd, isolation: Isolation) -> Self {
         Self {
             instance,
+            isolation,
             node_lock,
             postmaster: Mutex::new(None),
             session: Mutex::new(None),
@@ -69,7 +72,7 @@ impl Database {
 impl Tools {
     /// Makes the filesystem and the database on a volume that is proven blank once more.
     pub(super) async fn format(&self, epoch: Epoch, deadline: Mono) -> Done {
-        let licence = match self.attachment.begin_format(epoch, deadline).await {
+        let licence = match self.link.begin_format(epoch, deadline).await {
             Ok(licence) => licence,
             Err(refused) => return volume(refused),
         };
@@ -80,7 +83,7 @@ impl Tools {
             Ok(control) => Some(control.system_identifier),
             Err(_cause) => None,
         };
-        let ended = self.attachment.end_format(epoch, system, deadline).await;
+        let ended = self.link.end_format(epoch, system, deadline).await;
         match made {
             Ok(_) => volume(ended),
             Err(cause) => (Outcome::Failed { cause }, ended.1.into()),
@@ -89,7 +92,7 @@ impl Tools {
 
     /// Starts PostgreSQL and waits until it has committed a write.
     pub(super) async fn start_postgres(&self, epoch: Epoch, deadline: Mono) -> Done {
-        let licence = match self.attachment.licence(epoch) {
+        let licence = match self.link.licence(epoch).await {
             Ok(licence) => licence,
             Err(refused) => return volume(refused),
         };
@@ -98,7 +101,12 @@ impl Tools {
             Ok(lock) => lock,
             Err(error) => return failed(error),
         };
-        let launched = launch(&licence, &database.instance, Path::new(BATON), Some(lock)).await;
+        let started_by = StartedBy {
+            baton: Path::new(BATON),
+            node_lock: Some(lock),
+            isolation: database.isolation,
+        };
+        let launched = launch(&licence, &database.instance, started_by).await;
         let Launched {
             postmaster,
             starting,
@@ -111,7 +119,7 @@ impl Tools {
             .events
             .send(Event::Changed(postgres_is(Postgres::Starting)));
         if let Err(error) = starting.ready(clock::now().until(deadline)).await {
-            let changes = self.attachment.mount_if_dead().await.into();
+            let changes = self.link.mount_if_dead().await.into();
             let cause = whole(error);
             return (Outcome::Failed { cause }, changes);
         }
@@ -168,7 +176,7 @@ impl Tools {
                 return failed(whole(error));
             }
         }
-        volume(self.attachment.sync_filesystem(deadline).await)
+        volume(self.link.sync_filesystem(deadline).await)
     }
 
     /// Asks PostgreSQL to stop and waits until its process tree is empty; the deadline is the step's.
@@ -218,7 +226,7 @@ impl Tools {
             .is_err()
         {
             tracing::warn!("PostgreSQL's processes hang on the volume: its device goes");
-            self.attachment.condemn_device().await;
+            self.link.condemn_device().await;
             reaped(&mut end).await;
         }
         (Outcome::Done, postgres_is(Postgres::Stopped))

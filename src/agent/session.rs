@@ -1,0 +1,201 @@
+//! One open session: a member's questions, its attachment's answers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tracing::warn;
+
+use super::protocol::{Answer, Ask, Said, What, receive, send};
+use super::records::{Records, Saved};
+use crate::attachment::{Attachment, Done, whole};
+use crate::clock;
+use crate::decide::Work;
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The member said so: nothing of it is left.
+    Bye,
+    /// Without a word.
+    Lost,
+}
+
+/// What a session works with.
+pub(super) struct Session {
+    pub attachment: Arc<Attachment>,
+    pub records: Records,
+    pub saved: Saved,
+    /// To the writer.
+    pub out: mpsc::UnboundedSender<Said>,
+}
+
+/// A task that answers one question.
+struct Running {
+    task: AbortHandle,
+    is_fence: bool,
+}
+
+impl Session {
+    /// Answers until the member says goodbye or its connection ends. A step that is under way then goes on
+    /// for as long as the kernel needs.
+    pub async fn run(&mut self, mut read: ReadHalf<UnixStream>) -> Ended {
+        let mut tasks = JoinSet::new();
+        let mut running: HashMap<u64, Running> = HashMap::new();
+        // Frames are read in a task of their own: half of one must not be lost to a `select`.
+        let (asked, mut asks) = mpsc::channel(16);
+        let key = self.saved.key.clone();
+        let reader = tokio::spawn(async move {
+            loop {
+                match receive::<Ask>(&mut read).await {
+                    Ok(Some(ask)) => {
+                        if asked.send(ask).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => return,
+                    Err(error) => {
+                        warn!(session = key, error = %whole(error), "not understood: the session ends");
+                        return;
+                    }
+                }
+            }
+        });
+        let ended = loop {
+            tokio::select! {
+                ask = asks.recv() => match ask {
+                    None => break Ended::Lost,
+                    Some(Ask { id, what: What::Bye }) => {
+                        self.answer(id, Answer::Heard);
+                        break Ended::Bye;
+                    }
+                    Some(Ask { id: _, what: What::GiveUp { id } }) => self.give_up(running.remove(&id)),
+                    Some(ask) => {
+                        let (id, started) = self.begin(ask, &mut tasks);
+                        running.insert(id, started);
+                    }
+                },
+                Some(done) = tasks.join_next() => {
+                    if let Ok((id, changed)) = done {
+                        running.remove(&id);
+                        if changed {
+                            self.save().await;
+                        }
+                    }
+                }
+            }
+        };
+        reader.abort();
+        // What the kernel is doing goes on: the attachment's own locks wait for it.
+        tasks.abort_all();
+        ended
+    }
+
+    /// Begins to answer one question. The task says whether something may have changed that a successor
+    /// must know.
+    fn begin(&self, ask: Ask, tasks: &mut JoinSet<(u64, bool)>) -> (u64, Running) {
+        let Ask { id, what } = ask;
+        let is_fence = matches!(
+            what,
+            What::Perform {
+                work: Work::Fence { .. },
+                ..
+            }
+        );
+        let changes = matches!(
+            what,
+            What::Perform { .. }
+                | What::BeginFormat { .. }
+                | What::EndFormat { .. }
+                | What::DropPermit
+        );
+        let (attachment, out) = (self.attachment.clone(), self.out.clone());
+        let task = tasks.spawn(async move {
+            let answer = answer(&attachment, what).await;
+            // The writer may have ended with the connection.
+            let _closed = out.send(Said::Answer { id, answer });
+            (id, changes)
+        });
+        (id, Running { task, is_fence })
+    }
+
+    fn give_up(&self, running: Option<Running>) {
+        if let Some(Running { task, is_fence }) = running {
+            task.abort();
+            if is_fence {
+                self.attachment.drop_permit();
+            }
+        }
+    }
+
+    fn answer(&self, id: u64, answer: Answer) {
+        let _closed = self.out.send(Said::Answer { id, answer });
+    }
+
+    /// Writes down what a successor must know.
+    pub async fn save(&mut self) {
+        // A step that works on device or mount just now is saved at its end.
+        let Some(record) = self.attachment.record_if_free() else {
+            return;
+        };
+        if record != self.saved.record {
+            self.saved.record = record;
+            if let Err(error) = self.records.save(&self.saved) {
+                warn!(session = self.saved.key, %error, "a restart of the agent would not find this session");
+            }
+        }
+    }
+}
+
+async fn answer(attachment: &Arc<Attachment>, what: What) -> Answer {
+    match what {
+        What::Perform { work, deadline } => Answer::Done(attachment.perform(&work, deadline).await),
+        What::Licence { epoch } => Answer::Licence(attachment.licence(epoch)),
+        What::BeginFormat { epoch, deadline } => {
+            Answer::Licence(attachment.begin_format(epoch, deadline).await)
+        }
+        What::EndFormat {
+            epoch,
+            system,
+            deadline,
+        } => Answer::Done(attachment.end_format(epoch, system, deadline).await),
+        What::Sync { deadline } => Answer::Done(bounded_sync(attachment, deadline).await),
+        What::MountIfDead => Answer::Changes(attachment.mount_if_dead().await),
+        What::CondemnDevice => {
+            attachment.condemn_device().await;
+            Answer::Heard
+        }
+        What::Beat { epoch, flags } => Answer::Mailbox(attachment.beat(epoch, flags).await),
+        What::Mailbox => Answer::Mailbox(attachment.mailbox().await),
+        What::DropPermit => {
+            attachment.drop_permit();
+            Answer::Heard
+        }
+        // Handled where they are read.
+        What::GiveUp { .. } | What::Bye => Answer::Heard,
+    }
+}
+
+/// The member waits no longer than the deadline; nor does its session hold a task for ever.
+async fn bounded_sync(attachment: &Attachment, deadline: fencing::Mono) -> Done {
+    let left = clock::now().until(deadline);
+    let synced = tokio::time::timeout(left, attachment.sync_filesystem(deadline)).await;
+    synced.unwrap_or_else(|_elapsed| {
+        (
+            crate::decide::Outcome::Overdue,
+            crate::attachment::Changes::default(),
+        )
+    })
+}
+
+/// Carries what is said to the member, in order, until its connection ends.
+pub(super) async fn write(mut to: WriteHalf<UnixStream>, mut said: mpsc::UnboundedReceiver<Said>) {
+    while let Some(message) = said.recv().await {
+        if send(&mut to, &message).await.is_err() {
+            return;
+        }
+    }
+}
