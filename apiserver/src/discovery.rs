@@ -24,7 +24,7 @@ const VERBS: [&str; 8] = [
 ///
 /// # Errors
 /// 404 if there is none.
-pub(crate) fn document(kinds: &Kinds, path: &str, _accept: &str) -> Result<Reply, Refusal> {
+pub(crate) fn document(kinds: &Kinds, path: &str) -> Result<Reply, Refusal> {
     let segments: Vec<&str> = path
         .split('/')
         .filter(|segment| !segment.is_empty())
@@ -54,6 +54,9 @@ pub(crate) fn document(kinds: &Kinds, path: &str, _accept: &str) -> Result<Reply
             document
         }
         ["apis", group, version] => resources(kinds, group, version)?,
+        ["openapi", "v3"] => open_api_index(kinds),
+        ["openapi", "v3", "api", version] => open_api(kinds, "", version),
+        ["openapi", "v3", "apis", group, version] => open_api(kinds, group, version),
         _ => return Err(Refusal::NoSuchResource),
     };
     Ok(Reply::new(200, body))
@@ -165,5 +168,51 @@ fn subresource(kind: &Kind, name: &str, of: &str, verbs: &[&str]) -> Value {
     json!({
         "name": format!("{}/{name}", kind.plural), "singularName": "",
         "namespaced": kind.namespaced, "kind": of, "verbs": verbs,
+    })
+}
+
+/// Where the OpenAPI documents are.
+fn open_api_index(kinds: &Kinds) -> Value {
+    let mut paths = json!({ "api/v1": { "serverRelativeURL": "/openapi/v3/api/v1" } });
+    for (group, versions) in groups(kinds) {
+        for version in versions {
+            let path = format!("apis/{group}/{version}");
+            let url = format!("/openapi/v3/{path}");
+            paths[path] = json!({ "serverRelativeURL": url });
+        }
+    }
+    json!({ "paths": paths })
+}
+
+/// An OpenAPI document that says no more than that PATCH knows `fieldValidation`: what kubectl
+/// looks for before it leaves the validation to the server.
+fn open_api(kinds: &Kinds, group: &str, version: &str) -> Value {
+    let mut paths = json!({});
+    let served = kinds.iter().filter(|kind| kind.group == group);
+    for kind in served.filter(|kind| kind.version(version).is_some()) {
+        let root = if group.is_empty() {
+            "/api".to_owned()
+        } else {
+            format!("/apis/{group}")
+        };
+        let place = if kind.namespaced {
+            "/namespaces/{namespace}"
+        } else {
+            ""
+        };
+        let path = format!("{root}/{version}{place}/{}/{{name}}", kind.plural);
+        paths[path] = json!({ "patch": {
+            "parameters": [{ "name": "fieldValidation", "in": "query",
+                             "schema": { "type": "string" } }],
+            "responses": {},
+            "x-kubernetes-group-version-kind": {
+                "group": group, "version": version, "kind": kind.kind,
+            },
+        } });
+    }
+    json!({
+        "openapi": "3.0.0",
+        "info": { "title": "Kubernetes", "version": "v1.33.0" },
+        "paths": paths,
     })
 }

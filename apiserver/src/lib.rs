@@ -18,6 +18,7 @@ mod apply;
 mod auth;
 mod clock;
 mod connection;
+pub mod control;
 mod custom;
 mod discovery;
 mod events;

@@ -163,7 +163,9 @@ impl Server {
         serde_json::from_value(config).expect("made of literals of the right form")
     }
 
-    /// A client of a user (see [`Server::kubeconfig`]) without retries of its own.
+    /// A client of a user (see [`Server::kubeconfig`]). It does not repeat requests that were
+    /// answered with 429, 503 or 504, as kube's clients otherwise do by themselves: tests see
+    /// each answer.
     ///
     /// # Panics
     /// If the client library refuses the configuration; it is a test's to fail then.
@@ -179,8 +181,9 @@ impl Server {
         let kubeconfig = self.kubeconfig_of(identity, "default");
         let options = KubeConfigOptions::default();
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await;
-        kube::Client::try_from(config.expect("a kubeconfig made here is good"))
-            .expect("a kubeconfig made here is good")
+        let mut config = config.expect("a kubeconfig made here is good");
+        config.default_retry = false;
+        kube::Client::try_from(config).expect("a kubeconfig made here is good")
     }
 
     /// The switches of the faults.
@@ -191,12 +194,35 @@ impl Server {
     /// Every request since the start, or since [`Server::forget_requests`], in the order in which
     /// they were answered.
     pub fn requests(&self) -> Vec<RequestLog> {
-        self.shared.requests().clone()
+        self.reader().requests()
     }
 
     /// Empties the log of requests.
     pub fn forget_requests(&self) {
-        self.shared.requests().clear();
+        self.reader().forget_requests();
+    }
+
+    /// What a task of its own needs of the server.
+    pub(crate) fn reader(&self) -> Reader {
+        Reader(Arc::clone(&self.shared))
+    }
+}
+
+/// The log and the faults, without a hold on the server.
+#[derive(Clone, Debug)]
+pub(crate) struct Reader(Arc<Shared>);
+
+impl Reader {
+    pub(crate) fn faults(&self) -> &Faults {
+        self.0.faults()
+    }
+
+    pub(crate) fn requests(&self) -> Vec<RequestLog> {
+        self.0.requests().clone()
+    }
+
+    pub(crate) fn forget_requests(&self) {
+        self.0.requests().clear();
     }
 }
 

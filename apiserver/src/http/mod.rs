@@ -139,7 +139,7 @@ impl Handler {
         let path = pending.path.split('?').next().unwrap_or_default();
         api.authorize(&pending.identity, &pending.route, path)?;
         if pending.route.resource.is_empty() {
-            let document = discovery::document(api.kinds(), path, &pending.accept)?;
+            let document = discovery::document(api.kinds(), path)?;
             return Ok(Answer::Reply(document));
         }
         let (who, route) = (&pending.identity, &pending.route);

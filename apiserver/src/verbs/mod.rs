@@ -15,6 +15,7 @@ mod update;
 use serde_json::Value;
 
 pub(crate) use collect::make_namespace;
+pub(crate) use names::json_type;
 
 use crate::api::{Answer, Api, Call};
 use crate::refusal::Refusal;
@@ -33,13 +34,14 @@ impl Api {
         if !call.subresource.is_empty() && !status {
             return Err(Refusal::NoSuchResource);
         }
+        let named = !call.name.is_empty();
         match call.verb {
             "get" => self.get(call).map(Answer::Reply),
             "list" => self.list(call).map(Answer::Reply),
             "watch" => self.watch(call),
-            "create" if call.name.is_empty() => self.create(call).map(Answer::Reply),
-            "update" => self.update(call).map(Answer::Reply),
-            "patch" => self.patch(call).map(Answer::Reply),
+            "create" if !named => self.create(call).map(Answer::Reply),
+            "update" if named => self.update(call).map(Answer::Reply),
+            "patch" if named => self.patch(call).map(Answer::Reply),
             "delete" if !status => self.delete(call).map(Answer::Reply),
             "deletecollection" => self.delete_collection(call).map(Answer::Reply),
             _ => Err(Refusal::MethodNotAllowed),

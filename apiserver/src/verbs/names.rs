@@ -3,9 +3,11 @@
 
 use serde_json::Value;
 
+use crate::custom::DEFINITIONS;
 use crate::kinds::Kind;
 use crate::meta;
 use crate::refusal::Cause;
+use crate::schema;
 
 /// All annotations of an object together, in bytes.
 const ANNOTATIONS_LIMIT: usize = 256 * 1024;
@@ -187,6 +189,7 @@ pub(super) fn check_native(
         "pods" => check_pod(object, old, causes),
         "leases.coordination.k8s.io" => check_lease(object, causes),
         "secrets" | "configmaps" => check_data(object, old, causes),
+        DEFINITIONS => schema::check_definition(object, causes),
         _ => {}
     }
 }
