@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod control;
+pub mod controller;
 pub mod decide;
 pub mod doctor;
 pub mod drill;

@@ -4,7 +4,7 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use baton::commands::{self, Command};
+use baton::commands::{self, Command, kubectl};
 use baton::config::ConfigError;
 use clap::{Parser, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -43,6 +43,10 @@ enum LogFormat {
 const BAD_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    if kubectl::called(&mut std::env::args_os()) {
+        start_log(LogFormat::Human, EnvFilter::new("error"));
+        return ended(kubectl::run());
+    }
     let cli = Cli::parse();
     let filter = match EnvFilter::try_new(&cli.log) {
         Ok(filter) => filter,
@@ -52,7 +56,12 @@ fn main() -> ExitCode {
         }
     };
     start_log(cli.log_format, filter);
-    match commands::run(cli.command) {
+    ended(commands::run(cli.command))
+}
+
+/// The exit code; an error is told.
+fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
+    match result {
         Ok(code) => code,
         Err(error) => {
             eprintln!("baton: {error:#}");

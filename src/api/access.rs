@@ -1,4 +1,4 @@
-//! Who may use a verb: over TLS, whoever shows the bearer token.
+//! Who may use a verb: over TLS, whoever shows the token.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +16,10 @@ use crate::config;
 
 /// The scheme of RFC 6750; schemes are compared without case (RFC 9110, 11.1).
 const SCHEME: &str = "bearer";
+
+/// A header for the bare token. `Authorization` does not get through the proxy of a Kubernetes API
+/// server, which takes it for itself.
+pub const TOKEN_HEADER: &str = "x-baton-token";
 
 /// What is needed for a verb.
 pub(super) struct Access {
@@ -58,6 +62,9 @@ impl Access {
 }
 
 fn shown(headers: &HeaderMap) -> Option<&[u8]> {
+    if let Some(token) = headers.get(TOKEN_HEADER) {
+        return Some(token.as_bytes().trim_ascii());
+    }
     let value = headers.get(AUTHORIZATION)?.as_bytes();
     let (scheme, token) = value.split_at_checked(SCHEME.len())?;
     let named = scheme.eq_ignore_ascii_case(SCHEME.as_bytes());
@@ -87,6 +94,8 @@ impl FromRequestParts<Arc<Office>> for Operator {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderName;
+
     use super::*;
 
     #[test]
@@ -104,6 +113,14 @@ mod tests {
         ];
         for (header, expected) in cases {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, header.parse().unwrap())]);
+            let found = shown(&headers).is_some_and(|shown| same(shown, token));
+            assert_eq!(found, expected, "{header:?}");
+        }
+        for (header, expected) in [("0123456789abcdef", true), ("0123456789abcde", false)] {
+            let headers = HeaderMap::from_iter([(
+                HeaderName::from_static(TOKEN_HEADER),
+                header.parse().unwrap(),
+            )]);
             let found = shown(&headers).is_some_and(|shown| same(shown, token));
             assert_eq!(found, expected, "{header:?}");
         }

@@ -30,6 +30,7 @@ use crate::clock::{self, Mono};
 use crate::config::{self, Endpoint};
 use crate::control::Desk;
 use access::Access;
+pub use access::TOKEN_HEADER;
 use serve::Encryption;
 
 /// The name of the API's threads. A panic there ends one answer, not the member.

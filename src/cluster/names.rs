@@ -1,5 +1,8 @@
 //! Names, labels and annotations of the objects of a cluster. Controller, members and node agent find
-//! each other's objects by them: a change here is a change of the interface.
+//! each other's objects by them: a change here is a change of the interface. What members write
+//! themselves is in [`crate::kubernetes::names`].
+
+pub use crate::kubernetes::names::{CLUSTER, HISTORY, PORT, RECORD, ROLE, SERVING, SITE, labels};
 
 /// API group of the custom resource, and the prefix of labels and annotations.
 pub const GROUP: &str = "baton.dev";
@@ -10,31 +13,16 @@ pub const FIELD_MANAGER: &str = "baton-controller";
 /// Keeps a deleted `BatonCluster` until its pods have ended in an orderly way.
 pub const FINALIZER: &str = "baton.dev/protect";
 
-/// Label: the cluster.
-pub const CLUSTER: &str = "baton.dev/cluster";
-/// Label: the site.
-pub const SITE: &str = "baton.dev/site";
 /// Label of a pod: the member's name.
 pub const MEMBER: &str = "baton.dev/member";
 /// Label of a pod: the member's number.
 pub const MEMBER_NUMBER: &str = "baton.dev/member-number";
-/// Label of a pod, written by the member itself: its role.
-pub const ROLE: &str = "baton.dev/role";
-/// Label of a pod, written by the member itself: `true` where PostgreSQL accepts writes.
-pub const SERVING: &str = "baton.dev/serving";
 /// Annotation of a pod: what it was made from; another value means that it must be made anew.
 pub const TEMPLATE: &str = "baton.dev/template";
 /// Annotation: a digest of what the controller applied last.
 pub const APPLIED: &str = "baton.dev/applied";
-/// Annotation of a site's Lease: the record, JSON.
-pub const RECORD: &str = "baton.dev/record";
-/// Annotation of a site's Lease: the changes of ownership, a JSON list.
-pub const HISTORY: &str = "baton.dev/history";
-
 /// Label that Kubernetes recommends: the program.
 pub const APP_NAME: &str = "app.kubernetes.io/name";
-/// Label that Kubernetes recommends: the cluster.
-pub const APP_INSTANCE: &str = "app.kubernetes.io/instance";
 /// Label that Kubernetes recommends: who keeps the object.
 pub const APP_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The value of [`APP_NAME`].
@@ -82,7 +70,7 @@ pub fn read_service(cluster: &str) -> String {
 
 /// The EndpointSlice of [`read_write_service`], written by the active member.
 pub fn endpoint_slice(cluster: &str) -> String {
-    format!("{}-baton", read_write_service(cluster))
+    crate::kubernetes::names::endpoint_slice(&read_write_service(cluster))
 }
 
 /// The Lease of a site.

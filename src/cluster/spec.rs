@@ -174,7 +174,7 @@ impl ImagePullPolicy {
 #[serde(rename_all = "camelCase", default)]
 pub struct PostgresSpec {
     /// The port for clients, of the pods and of the Services. Default 5432.
-    #[schemars(range(min = 1, max = 65535))]
+    #[schemars(with = "i32", range(min = 1, max = 65535))]
     pub port: u16,
     /// Settings for `postgresql.conf`, such as `shared_buffers: 1GB`. Default: none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -246,7 +246,7 @@ pub struct VolumeSpec {
     pub subsystem: Option<String>,
     /// The namespace within the subsystem, for transport `tcp`. Default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 4_294_967_294_u32))]
+    #[schemars(with = "Option<i64>", range(min = 1, max = 4_294_967_294_u32))]
     pub namespace_id: Option<u32>,
     /// The volume's UUID, NGUID or EUI-64: any other volume is refused. Default: not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -289,7 +289,7 @@ pub struct MemberSpec {
     pub name: String,
     /// Its number in its key on the volume, 1 to 255, unique. Without numbers: its place in the list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 255))]
+    #[schemars(with = "Option<i32>", range(min = 1, max = 255))]
     pub number: Option<u8>,
     /// The value of `kubernetes.io/hostname` of the node that it runs on. Default: the scheduler's choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]

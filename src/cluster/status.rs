@@ -23,6 +23,7 @@ pub struct BatonClusterStatus {
     pub standby: Option<String>,
     /// Counts the changes of ownership.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<i64>")]
     pub epoch: Option<u32>,
     /// Accepted, Ready, StandbyReady, FenceProven, ReplicationHealthy, UpToDate.
     #[serde(skip_serializing_if = "Vec::is_empty")]

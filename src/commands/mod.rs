@@ -10,10 +10,12 @@ pub mod agent;
 mod ask;
 pub mod bridge;
 pub mod confirm_stopped;
+pub mod controller;
 pub mod crd;
 pub mod doctor;
 pub mod drill;
 pub mod history;
+pub mod kubectl;
 pub mod lab;
 pub mod pause;
 pub mod postgres_init;
@@ -62,6 +64,7 @@ subcommands! {
     Resume = resume,
     History = history,
     ConfirmStopped = confirm_stopped,
+    Controller = controller,
     Crd = crd,
     Replay = replay,
     Target = target,

@@ -1,0 +1,103 @@
+//! `kubectl baton status`.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::super::reach::{Output, print_json, print_table};
+use super::site::{Seen, Site};
+use crate::controller::Record;
+
+/// Shows the cluster; fails where nobody serves.
+pub async fn show(site: &Site, output: Output) -> anyhow::Result<ExitCode> {
+    let seen = site.look().await?;
+    match output {
+        Output::Text => print(site, &seen),
+        Output::Json => print_json(&document(site, &seen))?,
+    }
+    Ok(if seen.view.serves() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn document(site: &Site, seen: &Seen) -> serde_json::Value {
+    let members = seen.view.members.iter().map(|member| {
+        let pod = member.pod.as_ref();
+        json!({
+            "name": member.name,
+            "number": member.number,
+            "pod": pod.map(|pod| &pod.name),
+            "node": pod.and_then(|pod| pod.node.as_ref()),
+            "role": pod.and_then(|pod| pod.role.as_ref()),
+            "serving": pod.is_some_and(|pod| pod.serving),
+            "ready": pod.is_some_and(|pod| pod.ready),
+        })
+    });
+    json!({
+        "cluster": site.cluster,
+        "namespace": site.namespace,
+        "active": seen.view.owner().map(|owner| &owner.name),
+        "serving": seen.view.serves(),
+        "standby": seen.view.standby().map(|standby| &standby.name),
+        "epoch": seen.epoch(),
+        "paused": seen.paused(),
+        "members": members.collect::<Vec<_>>(),
+        "status": seen.cluster.status,
+    })
+}
+
+fn print(site: &Site, seen: &Seen) {
+    let active = seen
+        .view
+        .owner()
+        .map_or("none", |owner| owner.name.as_str());
+    let epoch = seen
+        .epoch()
+        .map_or("-".to_owned(), |epoch| epoch.to_string());
+    let paused = match seen.paused() {
+        Some(true) => ", PAUSED",
+        Some(false) => "",
+        None => ", unknown whether paused",
+    };
+    let Site {
+        namespace, cluster, ..
+    } = site;
+    println!("Cluster {namespace}/{cluster}: active {active}, epoch {epoch}{paused}");
+    let rows: Vec<_> = seen.view.members.iter().map(row).collect();
+    let head = ["Member", "No", "Pod", "Node", "Role", "Serving", "Ready"];
+    print_table(head, &rows);
+    if let Record::Unreadable(why) = &seen.view.record {
+        println!("WARNING the Lease cannot be understood: {why}");
+    }
+    let status = seen.cluster.status.as_ref();
+    let conditions = status.map(|status| status.conditions.as_slice());
+    for condition in conditions.unwrap_or_default() {
+        let mark = if condition.status == "True" { ' ' } else { '!' };
+        let (type_, status) = (&condition.type_, &condition.status);
+        println!(
+            "{mark} {type_}={status} ({}): {}",
+            condition.reason, condition.message
+        );
+    }
+    if status.is_none() {
+        println!("! no controller has looked at it yet");
+    }
+}
+
+fn row(member: &crate::controller::MemberView) -> [String; 7] {
+    let dash = || "-".to_owned();
+    let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+    let pod = member.pod.as_ref();
+    let text = |text: Option<&String>| text.cloned().unwrap_or_else(dash);
+    [
+        member.name.clone(),
+        member.number.to_string(),
+        text(pod.map(|pod| &pod.name)),
+        text(pod.and_then(|pod| pod.node.as_ref())),
+        text(pod.and_then(|pod| pod.role.as_ref())),
+        pod.map_or_else(dash, |pod| yes(pod.serving)),
+        pod.map_or_else(dash, |pod| yes(pod.ready)),
+    ]
+}

@@ -1,0 +1,173 @@
+use fencing::{Epoch, MemberId};
+
+use super::*;
+use crate::decide::{Incarnation, LeaseRecord};
+
+/// A member: name, role, whether its pod is ready, whether it is as it should be.
+type Row = (&'static str, &'static str, bool, bool);
+
+fn site(owner: Option<u8>, rows: &[Row]) -> SiteView {
+    let members = rows.iter().enumerate();
+    let members = members.map(|(place, &(name, role, ready, current))| {
+        let number = u8::try_from(place + 1).ok().and_then(MemberId::new);
+        MemberView {
+            name: name.to_owned(),
+            number: number.unwrap(),
+            template: "new".to_owned(),
+            pod: Some(PodView {
+                name: name.to_owned(),
+                uid: format!("uid-{name}"),
+                role: (!role.is_empty()).then(|| role.to_owned()),
+                serving: role == "active",
+                ready,
+                template: Some(if current { "new" } else { "old" }.to_owned()),
+                ..PodView::default()
+            }),
+        }
+    });
+    SiteView {
+        record: owner.map_or(Record::None, |owner| Record::Known(record(owner))),
+        members: members.collect(),
+    }
+}
+
+fn record(owner: u8) -> LeaseRecord {
+    LeaseRecord {
+        epoch: Epoch::new(3).unwrap(),
+        newest: Epoch::new(3).unwrap(),
+        holder: MemberId::new(owner),
+        incarnation: Incarnation(1),
+        sequence: 9,
+        clean: false,
+        planned: false,
+        initialized: true,
+        paused: false,
+    }
+}
+
+/// The step in one word: the pod to replace (with `!` if it is the owner's), or the reason to wait.
+fn word(site: &SiteView) -> String {
+    match next(site, false) {
+        Step::Current => "current".to_owned(),
+        Step::Replace { member, owner, .. } => {
+            format!("{member}{}", if owner { "!" } else { "" })
+        }
+        Step::Wait(why) => why.reason().to_owned(),
+    }
+}
+
+#[test]
+fn one_after_the_other_and_the_owner_last() {
+    const OLD: bool = false;
+    const NEW: bool = true;
+    let cases: [(&str, &[Row]); 13] = [
+        (
+            "current",
+            &[("a", "active", true, NEW), ("b", "standby", true, NEW)],
+        ),
+        (
+            "b",
+            &[("a", "active", true, OLD), ("b", "standby", true, OLD)],
+        ),
+        // Replaced, but not back yet: whatever it says, the owner stays.
+        (
+            "StandbyNotReady",
+            &[("a", "active", true, OLD), ("b", "", false, NEW)],
+        ),
+        (
+            "StandbyNotReady",
+            &[("a", "active", true, OLD), ("b", "joining", true, NEW)],
+        ),
+        (
+            "StandbyNotReady",
+            &[("a", "active", true, OLD), ("b", "standby", false, NEW)],
+        ),
+        (
+            "a!",
+            &[("a", "active", true, OLD), ("b", "standby", true, NEW)],
+        ),
+        // A standby that is broken is replaced rather than waited for.
+        ("b", &[("a", "active", true, OLD), ("b", "", false, OLD)]),
+        (
+            "c",
+            &[
+                ("a", "active", true, OLD),
+                ("b", "standby", true, OLD),
+                ("c", "", false, OLD),
+            ],
+        ),
+        (
+            "StandbyNotReady",
+            &[
+                ("a", "active", true, OLD),
+                ("b", "returning", true, NEW),
+                ("c", "standby", true, OLD),
+            ],
+        ),
+        // Nothing is taken away while nobody serves, or while ownership passes.
+        (
+            "NotServing",
+            &[("a", "active", false, OLD), ("b", "standby", true, OLD)],
+        ),
+        (
+            "NotServing",
+            &[("a", "returning", true, OLD), ("b", "standby", true, NEW)],
+        ),
+        (
+            "HandoverUnderWay",
+            &[
+                ("a", "handing-over", true, OLD),
+                ("b", "standby", true, NEW),
+            ],
+        ),
+        (
+            "HandoverUnderWay",
+            &[("a", "active", true, OLD), ("b", "taking-over", true, NEW)],
+        ),
+    ];
+    for (expected, rows) in cases {
+        assert_eq!(word(&site(Some(1), rows)), expected, "{rows:?}");
+    }
+}
+
+#[test]
+fn without_a_standby_the_owner_is_not_replaced() {
+    let mut alone = site(Some(1), &[("a", "active", true, false)]);
+    assert_eq!(word(&alone), "NoReadyStandby");
+    alone = site(
+        Some(1),
+        &[("a", "active", true, false), ("b", "standby", true, true)],
+    );
+    alone.members[1].pod = None;
+    assert_eq!(word(&alone), "PodMissing");
+    let mut ending = site(
+        Some(1),
+        &[("a", "active", true, false), ("b", "standby", true, true)],
+    );
+    ending.members[1].pod.as_mut().unwrap().terminating = true;
+    assert_eq!(word(&ending), "PodMissing");
+}
+
+#[test]
+fn unknown_ownership_replaces_nothing() {
+    let rows: &[Row] = &[("a", "active", true, false), ("b", "standby", true, false)];
+    let mut unknown = site(None, rows);
+    unknown.record = Record::Unreadable("no JSON".to_owned());
+    assert_eq!(word(&unknown), "LeaseUnreadable");
+    assert_eq!(word(&site(Some(7), rows)), "OwnerUnknown");
+}
+
+#[test]
+fn pods_that_never_served_may_be_replaced() {
+    let rows: &[Row] = &[("a", "", false, false), ("b", "", false, false)];
+    assert_eq!(word(&site(None, rows)), "a");
+}
+
+#[test]
+fn a_paused_cluster_is_left_as_it_is() {
+    let rows: &[Row] = &[("a", "active", true, false), ("b", "standby", true, false)];
+    assert_eq!(
+        next(&site(Some(1), rows), true),
+        Step::Wait(Waiting::Paused)
+    );
+}

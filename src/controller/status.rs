@@ -1,0 +1,251 @@
+//! The status of a cluster from what is seen of it. Pure. Unknown is said as Unknown.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::accept::Problem;
+use super::rollout::Step;
+use super::view::{PodView, Record, SiteView};
+use crate::cluster::{BatonClusterStatus, MemberState, Phase};
+
+/// The specification can be acted on.
+pub const ACCEPTED: &str = "Accepted";
+/// The active serves.
+pub const READY: &str = "Ready";
+/// A standby could take over.
+pub const STANDBY_READY: &str = "StandbyReady";
+/// The active holds the volume by a verified fence.
+pub const FENCE_PROVEN: &str = "FenceProven";
+/// Other sites follow.
+pub const REPLICATION_HEALTHY: &str = "ReplicationHealthy";
+/// All pods are made from what the specification says now.
+pub const UP_TO_DATE: &str = "UpToDate";
+
+/// A condition without its times.
+struct Verdict {
+    type_: &'static str,
+    status: &'static str,
+    reason: &'static str,
+    message: String,
+}
+
+fn verdict(
+    type_: &'static str,
+    status: &'static str,
+    reason: &'static str,
+    message: impl Into<String>,
+) -> Verdict {
+    Verdict {
+        type_,
+        status,
+        reason,
+        message: message.into(),
+    }
+}
+
+/// The status that follows `before`.
+pub fn status(
+    site: &SiteView,
+    problems: &[Problem],
+    rollout: &Step,
+    generation: Option<i64>,
+    before: &BatonClusterStatus,
+    now: &Time,
+) -> BatonClusterStatus {
+    let verdicts = [
+        accepted(problems),
+        ready(site),
+        standby_ready(site),
+        fence_proven(site),
+        verdict(
+            REPLICATION_HEALTHY,
+            "True",
+            "OneSite",
+            "the cluster has one site: nothing is replicated",
+        ),
+        up_to_date(rollout),
+    ];
+    let conditions = verdicts
+        .into_iter()
+        .map(|verdict| condition(verdict, generation, before, now));
+    let record = site.record.known();
+    BatonClusterStatus {
+        observed_generation: generation,
+        phase: Some(phase(site, problems)),
+        active: site.owner().map(|owner| owner.name.clone()),
+        standby: site.standby().map(|standby| standby.name.clone()),
+        epoch: record.map(|record| record.epoch.number()),
+        conditions: conditions.collect(),
+        members: site
+            .members
+            .iter()
+            .map(|member| {
+                let pod = member.pod.clone().unwrap_or_default();
+                MemberState {
+                    name: member.name.clone(),
+                    node: pod.node,
+                    pod_uid: Some(pod.uid).filter(|uid| !uid.is_empty()),
+                    role: pod.role,
+                    ready: pod.ready,
+                }
+            })
+            .collect(),
+    }
+}
+
+fn condition(
+    verdict: Verdict,
+    generation: Option<i64>,
+    before: &BatonClusterStatus,
+    now: &Time,
+) -> Condition {
+    let Verdict {
+        type_,
+        status,
+        reason,
+        message,
+    } = verdict;
+    let same = before.condition(type_);
+    let same = same.filter(|found| found.status == status);
+    Condition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message,
+        observed_generation: generation,
+        last_transition_time: same
+            .map_or(now, |found| &found.last_transition_time)
+            .clone(),
+    }
+}
+
+fn phase(site: &SiteView, problems: &[Problem]) -> Phase {
+    let served = site.record.known().is_some_and(|record| record.initialized);
+    if !problems.is_empty() && site.record == Record::None {
+        Phase::Pending
+    } else if site.serves() && site.in_handover() {
+        Phase::HandingOver
+    } else if site.serves() && site.standby().is_some() {
+        Phase::Healthy
+    } else if site.serves() {
+        Phase::Degraded
+    } else if !served {
+        Phase::Provisioning
+    } else if site.in_handover() {
+        Phase::HandingOver
+    } else {
+        Phase::Failed
+    }
+}
+
+fn accepted(problems: &[Problem]) -> Verdict {
+    let Some(first) = problems.first() else {
+        return verdict(
+            ACCEPTED,
+            "True",
+            "Accepted",
+            "the specification can be acted on",
+        );
+    };
+    let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    verdict(ACCEPTED, "False", first.reason(), texts.join("; "))
+}
+
+fn ready(site: &SiteView) -> Verdict {
+    let owner = match (&site.record, site.owner()) {
+        (Record::Unreadable(why), _) => {
+            let text = format!("the site's Lease cannot be understood: {why}");
+            return verdict(READY, "Unknown", "LeaseUnreadable", text);
+        }
+        (Record::None | Record::Known(_), None) => {
+            return verdict(READY, "False", "NoOwner", "no member owns the volume");
+        }
+        (Record::None | Record::Known(_), Some(owner)) => owner,
+    };
+    let name = &owner.name;
+    match &owner.pod {
+        Some(pod) if pod.ready_active() => verdict(
+            READY,
+            "True",
+            "Serving",
+            format!("member {name} accepts writes"),
+        ),
+        Some(_) if site.in_handover() => {
+            let text = format!("ownership is passing; by the Lease it is with member {name}");
+            verdict(READY, "False", "HandingOver", text)
+        }
+        Some(_) => {
+            let text = format!("member {name} owns the volume and does not serve");
+            verdict(READY, "False", "NotServing", text)
+        }
+        None => {
+            let text = format!("member {name} owns the volume and has no pod");
+            verdict(READY, "False", "PodMissing", text)
+        }
+    }
+}
+
+fn standby_ready(site: &SiteView) -> Verdict {
+    match site.standby() {
+        Some(standby) => {
+            let text = format!("member {} could take over", standby.name);
+            verdict(STANDBY_READY, "True", "StandbyReady", text)
+        }
+        None => verdict(
+            STANDBY_READY,
+            "False",
+            "NoReadyStandby",
+            "no member could take over; see the members' roles, and their pods' logs",
+        ),
+    }
+}
+
+/// Only a verified fence makes a member active (SAFETY.md), so its word that it is proves the fence.
+fn fence_proven(site: &SiteView) -> Verdict {
+    let epoch = site.record.known().map(|record| record.epoch.number());
+    let pod = site.owner().and_then(|owner| owner.pod.as_ref());
+    let (Some(epoch), Some(pod)) = (epoch, pod) else {
+        let text = "no member owns the volume, or its pod is gone";
+        return verdict(FENCE_PROVEN, "Unknown", "NoOwner", text);
+    };
+    match pod.role.as_deref() {
+        Some("active") => {
+            let text = format!("the reservation of epoch {epoch} was verified");
+            verdict(FENCE_PROVEN, "True", "ReservationVerified", text)
+        }
+        Some("taking-over") => {
+            let text = format!("the fence of epoch {epoch} is under way");
+            verdict(FENCE_PROVEN, "False", "FenceUnderWay", text)
+        }
+        Some(_) | None => {
+            let text = format!("the owner of epoch {epoch} does not say that it is active");
+            verdict(FENCE_PROVEN, "Unknown", "OwnerNotActive", text)
+        }
+    }
+}
+
+fn up_to_date(rollout: &Step) -> Verdict {
+    match rollout {
+        Step::Current => verdict(UP_TO_DATE, "True", "Current", "all pods are as specified"),
+        Step::Replace {
+            pod: PodView { name, .. },
+            member: _,
+            owner,
+        } => {
+            let how = if *owner {
+                "it hands over"
+            } else {
+                "it is a standby"
+            };
+            verdict(
+                UP_TO_DATE,
+                "False",
+                "Replacing",
+                format!("pod {name} is replaced; {how}"),
+            )
+        }
+        Step::Wait(why) => verdict(UP_TO_DATE, "False", why.reason(), why.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+use fencing::{Epoch, MemberId};
+use k8s_openapi::jiff::Timestamp;
+
+use super::super::view::MemberView;
+use super::*;
+use crate::decide::{Incarnation, LeaseRecord};
+
+fn at(second: i64) -> Time {
+    Time(Timestamp::from_second(second).unwrap())
+}
+
+fn member(number: u8, name: &str, role: &str, ready: bool) -> MemberView {
+    MemberView {
+        name: name.to_owned(),
+        number: MemberId::new(number).unwrap(),
+        template: String::new(),
+        pod: Some(PodView {
+            name: format!("main-{name}"),
+            role: Some(role.to_owned()),
+            serving: role == "active",
+            ready,
+            ..PodView::default()
+        }),
+    }
+}
+
+fn owned_by(owner: Option<u8>, members: Vec<MemberView>) -> SiteView {
+    let record = owner.map(|owner| LeaseRecord {
+        epoch: Epoch::new(4).unwrap(),
+        newest: Epoch::new(4).unwrap(),
+        holder: MemberId::new(owner),
+        incarnation: Incarnation(1),
+        sequence: 1,
+        clean: false,
+        planned: true,
+        initialized: true,
+        paused: false,
+    });
+    SiteView {
+        record: record.map_or(Record::None, Record::Known),
+        members,
+    }
+}
+
+fn of(site: &SiteView) -> BatonClusterStatus {
+    let before = BatonClusterStatus::default();
+    status(site, &[], &Step::Current, Some(1), &before, &at(1))
+}
+
+#[test]
+fn phases() {
+    let a = |role, ready| member(1, "a", role, ready);
+    let b = |role, ready| member(2, "b", role, ready);
+    let cases = [
+        (
+            None,
+            vec![a("joining", false), b("joining", false)],
+            Phase::Provisioning,
+        ),
+        (
+            Some(1),
+            vec![a("active", true), b("standby", true)],
+            Phase::Healthy,
+        ),
+        (
+            Some(1),
+            vec![a("active", true), b("returning", true)],
+            Phase::Degraded,
+        ),
+        (
+            Some(1),
+            vec![a("active", true), b("standby", false)],
+            Phase::Degraded,
+        ),
+        (
+            Some(1),
+            vec![a("handing-over", false), b("standby", true)],
+            Phase::HandingOver,
+        ),
+        (
+            Some(2),
+            vec![a("handing-over", false), b("taking-over", false)],
+            Phase::HandingOver,
+        ),
+        (
+            Some(1),
+            vec![a("active", false), b("standby", true)],
+            Phase::Failed,
+        ),
+    ];
+    for (owner, members, expected) in cases {
+        let site = owned_by(owner, members);
+        assert_eq!(of(&site).phase, Some(expected), "{site:?}");
+    }
+}
+
+#[test]
+fn a_refused_cluster_without_an_owner_is_pending() {
+    let site = owned_by(None, Vec::new());
+    let problems = [Problem::TooFewMembers { count: 1 }, Problem::VolumeSource];
+    let before = BatonClusterStatus::default();
+    let after = status(&site, &problems, &Step::Current, Some(2), &before, &at(1));
+    assert_eq!(after.phase, Some(Phase::Pending));
+    let accepted = after.condition(ACCEPTED).unwrap();
+    assert_eq!(
+        (accepted.status.as_str(), accepted.reason.as_str()),
+        ("False", "TooFewMembers")
+    );
+    assert!(accepted.message.contains("at least two"), "{accepted:?}");
+    assert!(
+        accepted.message.contains("claimName or"),
+        "all problems are told: {accepted:?}"
+    );
+}
+
+#[test]
+fn what_is_not_known_is_said_as_unknown() {
+    let mut site = owned_by(Some(1), vec![member(1, "a", "active", true)]);
+    assert_eq!(of(&site).condition(FENCE_PROVEN).unwrap().status, "True");
+    site.members[0].pod = None;
+    assert_eq!(of(&site).condition(FENCE_PROVEN).unwrap().status, "Unknown");
+    site.record = Record::Unreadable("no JSON".to_owned());
+    assert_eq!(of(&site).condition(READY).unwrap().status, "Unknown");
+    assert_eq!(of(&site).epoch, None);
+}
+
+#[test]
+fn a_condition_keeps_its_time_until_its_status_changes() {
+    let well = owned_by(
+        Some(1),
+        vec![
+            member(1, "a", "active", true),
+            member(2, "b", "standby", true),
+        ],
+    );
+    let first = of(&well);
+    let same = status(&well, &[], &Step::Current, Some(1), &first, &at(9));
+    assert_eq!(same, first);
+    let ill = owned_by(
+        Some(1),
+        vec![
+            member(1, "a", "active", true),
+            member(2, "b", "joining", true),
+        ],
+    );
+    let second = status(&ill, &[], &Step::Current, Some(1), &first, &at(9));
+    assert_eq!(
+        second
+            .condition(STANDBY_READY)
+            .unwrap()
+            .last_transition_time,
+        at(9)
+    );
+    assert_eq!(second.condition(READY).unwrap().last_transition_time, at(1));
+}
