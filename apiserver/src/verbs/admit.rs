@@ -65,7 +65,7 @@ impl Api {
         let mut object = match (kind.native, &kind.stored().schema) {
             (Some(normalise), _) => {
                 let mut object = normalise(object).map_err(|error| unreadable(call, &error))?;
-                defaults::fill(self, kind, &mut object, call.now);
+                defaults::fill(self, kind, &mut object);
                 names::check_native(kind, &object, old, &mut causes);
                 object
             }

@@ -39,8 +39,8 @@ impl Api {
     ) -> Result<Arc<Value>, Refusal> {
         self.check_namespace(&call.kind, &call.namespace)?;
         self.begin_metadata(call, &mut object)?;
-        if call.kind.stored().status {
-            // Status comes by its own way only.
+        // Status comes by its own way only; but a kubelet makes its node with one.
+        if call.kind.stored().status && !call.kind.is("nodes") {
             meta::remove(&mut object, "status");
         }
         let mut object = self.admit(call, object, None)?;

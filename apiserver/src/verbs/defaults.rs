@@ -3,7 +3,6 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::api::Api;
@@ -11,7 +10,7 @@ use crate::kinds::Kind;
 use crate::meta;
 
 /// Fills an object of a built-in kind.
-pub(super) fn fill(api: &mut Api, kind: &Kind, object: &mut Value, _now: Timestamp) {
+pub(super) fn fill(api: &mut Api, kind: &Kind, object: &mut Value) {
     match &*kind.id {
         "pods" => {
             pod_spec(&mut object["spec"]);

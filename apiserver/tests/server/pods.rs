@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, DynamicObject, EvictParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::common::{api, create, object, raw, refused, with};
+use crate::common::{api, create, object, raw, refused, resource, with};
 
 fn pod(name: &str) -> DynamicObject {
     object(json!({
@@ -190,4 +190,23 @@ async fn budgets_by_percent_and_by_unavailable() {
             .await
             .unwrap();
     }
+}
+
+/// A kubelet registers its node with a status; a pod's status is the server's at first.
+#[tokio::test]
+async fn a_node_is_made_with_its_status_and_a_pod_without() {
+    let (_server, pods) = with("", "Pod", "pods").await;
+    let nodes = Api::all_with(pods.clone().into_client(), &resource("", "Node", "nodes"));
+    let node = json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n" },
+        "status": { "conditions": [{ "type": "Ready", "status": "True" }] },
+    });
+    let made = create(&nodes, &object(node)).await;
+    assert_eq!(made.data["status"]["conditions"][0]["type"], "Ready");
+    let mut running = pod("p");
+    running.data["status"] = json!({ "phase": "Running" });
+    assert_eq!(
+        create(&pods, &running).await.data["status"]["phase"],
+        "Pending"
+    );
 }
