@@ -2,6 +2,7 @@
 //! the tests play the members by writing what members write, labels, readiness and the Lease.
 
 mod access;
+mod definition;
 mod election;
 mod good;
 mod leaving;
