@@ -76,5 +76,4 @@ fn the_schema_is_structural_and_explains_every_field() {
             "{forbidden} does not belong there"
         );
     }
-    assert_eq!(text.matches("x-kubernetes-validations").count(), 7);
 }
