@@ -46,10 +46,10 @@ apt_install() {
     rm -f /tmp/baton-apt.$$
 }
 
-install_missing() {
+install_missing() { # what everything needs, and command:package pairs that only the caller needs
     local missing=() pair
     [ -n "$(postgres_bin)" ] || missing+=(postgresql)
-    for pair in mkfs.ext4:e2fsprogs fusermount3:fuse3 losetup:mount nsenter:util-linux cc:gcc; do
+    for pair in mkfs.ext4:e2fsprogs fusermount3:fuse3 losetup:mount nsenter:util-linux cc:gcc "$@"; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"

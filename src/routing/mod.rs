@@ -13,14 +13,13 @@ mod endpoints;
 mod labels;
 mod pooler;
 mod slice;
+mod state;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::time::Duration;
 
 use fencing::{Epoch, Mono};
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
@@ -32,8 +31,10 @@ use crate::kubernetes::{Access, Failure, PodFacts, PodFactsError};
 use endpoints::Endpoints;
 use pooler::Pooler;
 use slice::Target;
+use state::{Told, Way};
 
 pub use pooler::PoolerError;
+pub use state::{Leg, RouteState};
 
 /// The pause after a failure, doubled with each further one up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -111,94 +112,6 @@ impl RouteError {
     }
 }
 
-/// What one way of routing says now, for people and metrics.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "state")]
-pub enum Leg {
-    /// Nothing was wanted yet, or it is being worked on.
-    #[default]
-    Pending,
-    /// It leads clients here.
-    Published {
-        /// As owner of this epoch.
-        epoch: Epoch,
-    },
-    /// It leads no client here.
-    Withdrawn,
-    /// A later owner is routed to.
-    Superseded {
-        /// Its epoch.
-        by: Epoch,
-    },
-    /// It was not told; it is tried again.
-    Failing {
-        /// Why.
-        error: String,
-        /// How many times in a row.
-        tries: u32,
-    },
-}
-
-impl fmt::Display for Leg {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pending => f.write_str("being told"),
-            Self::Published { epoch } => write!(f, "here (epoch {epoch})"),
-            Self::Withdrawn => f.write_str("elsewhere"),
-            Self::Superseded { by } => write!(f, "elsewhere (epoch {by})"),
-            Self::Failing { error: _, tries } => write!(f, "not told ({tries} tries)"),
-        }
-    }
-}
-
-/// What routing says now. A way that is not configured is absent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RouteState {
-    /// EndpointSlice and labels.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub endpoints: Option<Leg>,
-    /// PgBouncer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pooler: Option<Leg>,
-    /// Failures since the process began.
-    pub errors: u64,
-}
-
-impl RouteState {
-    /// What it says, for people; none where nothing is configured.
-    pub fn says(&self) -> Option<String> {
-        let named = [("endpoints", &self.endpoints), ("pooler", &self.pooler)];
-        let texts: Vec<_> = named
-            .into_iter()
-            .filter_map(|(way, leg)| Some(format!("{way} {}", leg.as_ref()?)))
-            .collect();
-        (!texts.is_empty()).then(|| texts.join(", "))
-    }
-
-    /// What could not be told, for people.
-    pub fn failures(&self) -> Vec<String> {
-        let named = [("endpoints", &self.endpoints), ("pooler", &self.pooler)];
-        let failing = |(way, leg): (&str, &Option<Leg>)| match leg {
-            Some(Leg::Failing { error, tries }) => Some(format!(
-                "clients are not led as wanted, {way}, tried {tries} times: {error}"
-            )),
-            Some(
-                Leg::Pending | Leg::Published { .. } | Leg::Withdrawn | Leg::Superseded { .. },
-            )
-            | None => None,
-        };
-        named.into_iter().filter_map(failing).collect()
-    }
-
-    /// Whether clients are led here, as far as this member was able to say.
-    pub fn published(&self) -> bool {
-        [&self.endpoints, &self.pooler]
-            .into_iter()
-            .flatten()
-            .any(|leg| matches!(leg, Leg::Published { .. }))
-    }
-}
-
 /// A withdrawal that did not come about in time. It goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum WithdrawError {
@@ -215,50 +128,6 @@ pub struct Router {
     order: watch::Sender<Option<Order>>,
     state: watch::Receiver<Told>,
     _tasks: JoinSet<()>,
-}
-
-/// The state, and which order each way has dealt with, or tried to.
-#[derive(Clone, Debug, Default)]
-struct Told {
-    state: RouteState,
-    endpoints: Option<Order>,
-    pooler: Option<Order>,
-}
-
-/// Which of the two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    Endpoints,
-    Pooler,
-}
-
-impl Told {
-    fn leg(&mut self, way: Way) -> (&mut Option<Leg>, &mut Option<Order>) {
-        match way {
-            Way::Endpoints => (&mut self.state.endpoints, &mut self.endpoints),
-            Way::Pooler => (&mut self.state.pooler, &mut self.pooler),
-        }
-    }
-
-    /// The way's failure, or that it is done, for this order; none while it is under way.
-    fn outcome(&self, way: Way, order: &Order) -> Option<Result<(), String>> {
-        let (leg, dealt) = match way {
-            Way::Endpoints => (&self.state.endpoints, &self.endpoints),
-            Way::Pooler => (&self.state.pooler, &self.pooler),
-        };
-        let leg = match leg {
-            None => return Some(Ok(())),
-            Some(leg) => leg,
-        };
-        if dealt.as_ref() != Some(order) {
-            return None;
-        }
-        match leg {
-            Leg::Failing { error, .. } => Some(Err(error.clone())),
-            Leg::Pending => None,
-            Leg::Published { .. } | Leg::Withdrawn | Leg::Superseded { .. } => Some(Ok(())),
-        }
-    }
 }
 
 impl Router {
@@ -404,6 +273,11 @@ async fn route_pooler(
         let mut pause = None;
         if let Some(order) = order {
             let reached = tell_pooler(&pooler, &order, &told).await;
+            if order.pause.is_some() && !still(&orders, &order) {
+                // The handover was given up meanwhile, and somebody else may serve already.
+                let resumed = pooler.resume().await;
+                resumed.unwrap_or_else(|error| warn!(%error, "the pooler may still be paused"));
+            }
             pause = settle(&told, Way::Pooler, order, reached, &mut failures);
             if !order.wanted.serving {
                 // Only whoever serves must be heard; a pause that failed was taken back.
@@ -414,6 +288,12 @@ async fn route_pooler(
             return;
         }
     }
+}
+
+/// Whether this is what is wanted still.
+fn still(orders: &watch::Receiver<Option<Order>>, order: &Order) -> bool {
+    let now = *orders.borrow();
+    now.is_some_and(|now| now.wanted == order.wanted)
 }
 
 async fn tell_pooler(

@@ -15,8 +15,9 @@ use tracing::{debug, warn};
 use crate::clock;
 use crate::config;
 
-/// PgBouncer's word that there is nothing to resume.
+/// PgBouncer's words that there is nothing to resume, and nothing to pause.
 const NOT_PAUSED: &str = "not paused";
+const PAUSED_ALREADY: &str = "already suspended/paused";
 
 /// The console of one PgBouncer.
 #[derive(Clone, Debug)]
@@ -79,7 +80,10 @@ impl Pooler {
 
     /// Stops handing out server connections, and waits until none is in use.
     pub async fn pause(&self, deadline: Mono) -> Result<(), PoolerError> {
-        let paused = self.within(deadline, "PAUSE").await;
+        let paused = match self.within(deadline, "PAUSE").await {
+            Err(PoolerError::Refused { source, .. }) if says(&source, PAUSED_ALREADY) => Ok(()),
+            other => other,
+        };
         let late = clock::now() >= deadline;
         match paused {
             Ok(()) if !late => Ok(()),
@@ -105,7 +109,7 @@ impl Pooler {
             Err(error) => return Err(error),
         }
         match self.within(deadline, "RESUME").await {
-            Err(PoolerError::Refused { source, .. }) if says_not_paused(&source) => Ok(()),
+            Err(PoolerError::Refused { source, .. }) if says(&source, NOT_PAUSED) => Ok(()),
             other => other,
         }
     }
@@ -152,10 +156,10 @@ impl Pooler {
     }
 }
 
-fn says_not_paused(error: &tokio_postgres::Error) -> bool {
+fn says(error: &tokio_postgres::Error, words: &str) -> bool {
     error
         .as_db_error()
-        .is_some_and(|error| error.message().contains(NOT_PAUSED))
+        .is_some_and(|error| error.message().contains(words))
 }
 
 struct Console {

@@ -168,6 +168,8 @@ pub struct StepRun {
     pub running: Running,
     /// The IO that it waits for.
     pub io: Option<u64>,
+    /// Nothing of it goes on any more: at its deadline it ends.
+    pub hung: bool,
     pub since: Mono,
 }
 

@@ -32,6 +32,7 @@ impl World {
             step,
             running: Running::Plain,
             io: None,
+            hung: false,
             since,
         });
         let overdue = self.until(index, deadline);
@@ -205,7 +206,12 @@ impl World {
             self.nodes[index].bad_steps -= 1;
             return match self.rng.chance(50) {
                 true => self.end_step(index, id, failed("injected")),
-                false => Ok(()), // Hangs until its deadline.
+                false => {
+                    if let Some(run) = &mut self.nodes[index].step {
+                        run.hung = true;
+                    }
+                    Ok(()) // Until its deadline.
+                }
             };
         }
         match work {
@@ -326,7 +332,8 @@ impl World {
         else {
             return Ok(());
         };
-        let blocked = matches!(run.step.work, Work::Unmount | Work::StopPostgres { .. });
+        let blocked =
+            !run.hung && matches!(run.step.work, Work::Unmount | Work::StopPostgres { .. });
         if self.nodes[index].device.mounting.is_some() {
             // The system call has not come back, and cannot be called back.
             return self.decide(index);

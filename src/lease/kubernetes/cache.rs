@@ -132,7 +132,7 @@ impl Cache {
     /// What is known, unless it is older than `oldest` or in doubt.
     pub fn reading(&self, oldest: Mono) -> Option<Result<Reading, Trouble>> {
         let known = self.known.as_ref()?;
-        (known.at >= oldest && known.at >= self.floor).then(|| self.newest())?
+        (known.at >= oldest && known.at > self.floor).then(|| self.newest())?
     }
 
     /// What is known, however old.

@@ -50,20 +50,16 @@ pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         let began = clock::now();
         match stream(&shared, from.take()).await {
-            End::Closed(version) => {
-                from = Some(version);
-                failures = 0;
-            }
+            End::Closed(version) => from = Some(version),
             End::Forgotten => debug!("the lease is listed again"),
-            End::Failed(error) => {
-                if failures == 0 {
-                    let error: &dyn std::error::Error = &error;
-                    warn!(error, "the watch of the lease is broken; it is tried again");
-                }
-                if clock::now().since(began) > LONGEST_PAUSE {
-                    failures = 0;
-                }
+            End::Failed(error) if failures == 0 => {
+                let error: &dyn std::error::Error = &error;
+                warn!(error, "the watch of the lease is broken; it is tried again");
             }
+            End::Failed(error) => debug!(%error, "the watch of the lease is still broken"),
+        }
+        if clock::now().since(began) > LONGEST_PAUSE {
+            failures = 0;
         }
         let pause = (FIRST_PAUSE * 2_u32.saturating_pow(failures.min(8))).min(LONGEST_PAUSE);
         failures = failures.saturating_add(1);
