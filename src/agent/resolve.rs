@@ -45,6 +45,8 @@ pub struct Node {
     pub kubelet: PathBuf,
     /// Where the unified control group hierarchy is mounted.
     pub control_groups: PathBuf,
+    /// The control group for what outlives the agent.
+    pub bridges: PathBuf,
     /// Where the kernel shows its devices.
     pub sysfs: PathBuf,
 }

@@ -82,7 +82,7 @@ impl Agent {
         let waiting = records.all().map_err(failed("read", &directory))?;
         let outlive = Outlive {
             members: node.members.clone(),
-            control_group: Some(node.control_groups.join("baton-bridges")),
+            control_group: Some(node.bridges.clone()),
         };
         Ok(Arc::new(Self {
             options,

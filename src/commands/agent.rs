@@ -37,6 +37,9 @@ pub struct Args {
     /// Where the unified control group hierarchy is mounted
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/cgroup")]
     pub control_groups: PathBuf,
+    /// The control group for bridges, which outlive the agent, below the root of the hierarchy
+    #[arg(long, value_name = "PATH", default_value = "baton-bridges")]
+    pub bridges: PathBuf,
     /// File with this node's NQN, for volumes that Baton's own initiator reaches
     #[arg(long, value_name = "FILE", default_value = "/etc/nvme/hostnqn")]
     pub host_nqn: PathBuf,
@@ -81,6 +84,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         members: args.members,
         state: args.state,
         kubelet: args.kubelet,
+        bridges: args.control_groups.join(args.bridges),
         control_groups: args.control_groups,
         sysfs: PathBuf::from("/sys"),
     };

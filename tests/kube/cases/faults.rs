@@ -1,0 +1,87 @@
+//! The platform fails; the data must not care.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::report::Outcome;
+use crate::world::World;
+
+const SETTLED: Duration = Duration::from_secs(90);
+
+/// Requests of one cluster in steady state, at most, in a minute.
+const BUDGET: u64 = 40;
+
+/// Counted by the stand-in, without the test's own requests and those of the kubelets.
+pub async fn idle_requests(world: &mut World) -> Result<Outcome> {
+    world.settled(SETTLED).await?;
+    let Some(server) = world.api.stand_in() else {
+        return Ok(Outcome::skipped(
+            "a real API server counts for all its clients",
+        ));
+    };
+    // What the settling itself asked for is over.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    server.forget_requests();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let mut by_whom = std::collections::BTreeMap::<String, u64>::new();
+    for request in server.requests() {
+        if request.user.starts_with("system:serviceaccount:") {
+            let what = format!("{} {} {}", request.user, request.verb, request.resource);
+            *by_whom.entry(what).or_default() += 1;
+        }
+    }
+    let total: u64 = by_whom.values().sum();
+    ensure!(
+        total <= BUDGET,
+        "{total} requests in an idle minute: {by_whom:#?}"
+    );
+    Ok(Outcome {
+        requests_per_minute: Some(total),
+        notes: by_whom
+            .iter()
+            .map(|(what, count)| format!("{count} × {what}"))
+            .collect(),
+        ..Outcome::default()
+    })
+}
+
+/// Longer than every detection and lease age.
+pub async fn api_outage(world: &mut World) -> Result<Outcome> {
+    let Some(faults) = world.api.faults() else {
+        return Ok(Outcome::skipped("a real API server is not taken away"));
+    };
+    let (active, _) = world.settled(SETTLED).await?;
+    let epoch = world.epoch().await?;
+    let outcome = world
+        .under_writes(async |_| {
+            faults.outage(true);
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            faults.outage(false);
+            Ok(())
+        })
+        .await?;
+    let (still, _) = world.settled(SETTLED).await?;
+    ensure!(still == active, "{still} serves instead of {active}");
+    ensure!(world.epoch().await? == epoch, "the epoch has changed");
+    let gap = outcome.gap_ms.unwrap_or_default();
+    ensure!(gap < 2_000, "writes stood still for {gap} ms");
+    Ok(outcome)
+}
+
+/// Its agent still reaches the volume: it sees a standby there that is better connected, and hands over.
+pub async fn partition(world: &mut World) -> Result<Outcome> {
+    let (active, standby) = world.settled(SETTLED).await?;
+    let cut = active.clone();
+    let outcome = world
+        .under_writes(async |world| world.link(&cut, false).await)
+        .await;
+    world.link(&active, true).await?;
+    let outcome = outcome?;
+    let (new_active, _) = world.settled(SETTLED).await?;
+    ensure!(
+        new_active == standby,
+        "{new_active} serves instead of {standby}"
+    );
+    Ok(outcome)
+}

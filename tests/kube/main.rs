@@ -1,0 +1,44 @@
+//! The whole system on Kubernetes: an API server, two nodes with their agents, real PostgreSQL in pods.
+//!
+//! `scripts/test-kube` starts this program. The API server is the stand-in of the crate `apiserver`, or any
+//! real one that `KUBECONFIG` names; this program plays scheduler, kubelets and kube-proxy through the API
+//! alone, so no case relies on which it is. Everything lives in namespaces of its own and ends with it.
+//! To add a case, see `cases/mod.rs`.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a program that plays a platform has a clock and waits of its own"
+)]
+
+mod api;
+mod cases;
+mod container;
+mod door;
+mod isolate;
+mod kubelet;
+mod manifests;
+mod node;
+mod options;
+mod places;
+mod proxy;
+mod report;
+mod run;
+mod scheduler;
+mod world;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use options::{Mode, Program};
+
+fn main() -> ExitCode {
+    let done = match Program::parse().mode {
+        Mode::Run(options) => isolate::enter(&options),
+        Mode::Inside(options) => isolate::settle(&options).and_then(|()| run::run(&options)),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

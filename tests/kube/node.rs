@@ -1,0 +1,179 @@
+//! A node: its directories, its agent, its kubelet.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use nix::mount::{MsFlags, mount};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+
+use crate::api::ApiServer;
+use crate::container::program;
+use crate::kubelet::Kubelet;
+use crate::places::{self, NodePlaces};
+
+/// Keeps the agent in a mount namespace of its own, which shares only this node's `/run/baton`.
+/// `$1`: other nodes' directories, to be left; the rest is the command.
+const AGENT: &str = r#"
+set -e
+for other in $1; do umount "$other"; done
+shift
+exec "$@"
+"#;
+
+/// One node.
+pub struct Node {
+    pub name: String,
+    pub places: NodePlaces,
+    agent: Option<Child>,
+    kubelet: Option<JoinHandle<()>>,
+    kubeconfig: PathBuf,
+    logs: PathBuf,
+    /// Directories of the other nodes.
+    others: Vec<PathBuf>,
+}
+
+impl Node {
+    /// Makes the directories. Those of all nodes must be there before any agent is started.
+    pub fn make(scratch: &Path, group: &Path, name: &str) -> Result<Self> {
+        let places = NodePlaces::new(scratch, group, name);
+        std::fs::create_dir_all(&places.run)?;
+        let none: Option<&str> = None;
+        mount(none, &places.run, Some("tmpfs"), MsFlags::empty(), none)
+            .context("mount the node's /run")?;
+        mount(none, &places.run, none, MsFlags::MS_SHARED, none)
+            .context("share the node's /run")?;
+        for directory in ["agent", "members", "state"] {
+            std::fs::create_dir_all(places.run.join(directory))?;
+        }
+        std::fs::create_dir_all(&places.group).context("make the node's control group")?;
+        let identity = uuid::Uuid::new_v4();
+        std::fs::write(places.root.join("hostid"), identity.to_string())?;
+        let nqn = format!("nqn.2014-08.org.nvmexpress:uuid:{identity}");
+        std::fs::write(places.root.join("hostnqn"), nqn)?;
+        let others = places::NODES.iter().filter(|other| **other != name);
+        Ok(Self {
+            name: name.to_owned(),
+            kubeconfig: places.root.join("agent.kubeconfig"),
+            logs: scratch.join("logs"),
+            others: others
+                .map(|other| scratch.join(other).join("run"))
+                .collect(),
+            places,
+            agent: None,
+            kubelet: None,
+        })
+    }
+
+    /// Starts agent and kubelet.
+    pub async fn start(&mut self, api: &ApiServer) -> Result<()> {
+        let agent = api.kubeconfig_of(places::SYSTEM, "baton-agent").await?;
+        std::fs::write(&self.kubeconfig, agent)?;
+        self.start_agent()?;
+        let kubelet = Kubelet {
+            node: self.name.clone(),
+            places: self.places.clone(),
+            client: api.client.clone(),
+            kubeconfig: api.kubeconfig()?,
+            logs: self.logs.clone(),
+        };
+        self.kubelet = Some(tokio::spawn(Arc::new(kubelet).run()));
+        Ok(())
+    }
+
+    /// Starts the agent.
+    pub fn start_agent(&mut self) -> Result<()> {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.logs.join(format!("agent-{}.log", self.name)))?;
+        let others: Vec<_> = self
+            .others
+            .iter()
+            .map(|other| other.display().to_string())
+            .collect();
+        let group = self.places.group.join("agent");
+        std::fs::create_dir_all(&group)?;
+        let run = &self.places.run;
+        let root = self
+            .places
+            .group
+            .ancestors()
+            .nth(2)
+            .context("no root of control groups")?;
+        let bridges = self.places.group.join("bridges");
+        let child = Command::new("unshare")
+            .args(["--mount", "--propagation", "unchanged", "--kill-child"])
+            .args(["bash", "-c", AGENT, "agent"])
+            .arg(others.join(" "))
+            .arg(program())
+            .arg("agent")
+            .args(["--node", &self.name])
+            .arg("--socket")
+            .arg(run.join("agent/agent.sock"))
+            .arg("--members")
+            .arg(run.join("members"))
+            .arg("--state")
+            .arg(run.join("state"))
+            .arg("--kubelet")
+            .arg(self.places.root.join("host/var/lib/kubelet"))
+            .arg("--control-groups")
+            .arg(root)
+            .arg("--bridges")
+            .arg(bridges.strip_prefix(root)?)
+            .arg("--host-nqn")
+            .arg(self.places.root.join("hostnqn"))
+            .arg("--host-id")
+            .arg(self.places.root.join("hostid"))
+            .env("KUBECONFIG", &self.kubeconfig)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .context("start the agent")?;
+        self.agent = Some(child);
+        Ok(())
+    }
+
+    /// Kills the agent, as when its pod is evicted.
+    pub async fn kill_agent(&mut self) -> Result<()> {
+        let mut agent = self.agent.take().context("there is no agent")?;
+        agent.kill().await.context("kill the agent")
+    }
+
+    /// The whole node is gone: agent, pods, bridges.
+    pub async fn lose(&mut self) -> Result<()> {
+        if let Some(kubelet) = self.kubelet.take() {
+            kubelet.abort();
+        }
+        if let Some(mut agent) = self.agent.take() {
+            let _killed = agent.start_kill();
+        }
+        std::fs::write(self.places.group.join("cgroup.kill"), "1").context("kill all of the node")
+    }
+
+    /// Starts again after [`Node::lose`], with an empty `/run` as after a boot.
+    pub async fn boot(&mut self, api: &ApiServer) -> Result<()> {
+        for directory in ["members", "state"] {
+            let directory = self.places.run.join(directory);
+            // What was mounted there went with its device.
+            let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+            for point in mounts.lines().filter_map(|line| line.split(' ').nth(1)) {
+                if Path::new(point).starts_with(&directory) {
+                    nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH)?;
+                }
+            }
+            std::fs::remove_dir_all(&directory)?;
+            std::fs::create_dir_all(&directory)?;
+        }
+        self.start(api).await
+    }
+
+    /// The agent's process.
+    pub fn agent_pid(&self) -> Option<u32> {
+        self.agent.as_ref().and_then(Child::id)
+    }
+}

@@ -1,0 +1,432 @@
+//! Everything that a case finds: storage, API server, controller, nodes, one cluster that serves.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use baton::clock;
+use baton::cluster::BatonCluster;
+use baton::drill::gap;
+use baton::drill::target::{Audit, Target};
+use baton::drill::verify;
+use baton::drill::writer::{self, Plan, Writer};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+use tokio::io::AsyncBufReadExt;
+use tokio::process::{Child, Command};
+
+use crate::api::ApiServer;
+use crate::container::program;
+use crate::isolate;
+use crate::kubelet::{interface, ip};
+use crate::manifests;
+use crate::node::Node;
+use crate::options::Options;
+use crate::places;
+use crate::proxy;
+use crate::report::Outcome;
+use crate::scheduler;
+
+/// The cluster under test.
+pub const CLUSTER: &str = "main";
+
+/// How long the cluster may take to serve with a standby, from nothing.
+const SETTLED: Duration = Duration::from_secs(120);
+
+/// How long writes may take to return.
+const RETURNED: Duration = Duration::from_secs(60);
+
+/// Writes before a fault, and after their return.
+const AROUND: Duration = Duration::from_secs(2);
+
+/// How many connections write.
+const CONNECTIONS: u16 = 4;
+
+/// The whole.
+pub struct World {
+    pub api: ApiServer,
+    pub nodes: Vec<Node>,
+    pub scratch: PathBuf,
+    pub endpoint: proxy::Endpoint,
+    storage: Target,
+    _target: Child,
+    controller: Option<Child>,
+    ledgers: u32,
+}
+
+impl World {
+    pub async fn make(options: &Options) -> Result<Self> {
+        let scratch = options.scratch.clone();
+        std::fs::create_dir_all(scratch.join("logs"))?;
+        network().await?;
+        let group = isolate::control_group()?;
+        let mut nodes = Vec::new();
+        for name in places::NODES {
+            nodes.push(Node::make(&scratch, &group, name)?);
+        }
+        let (target, storage) = storage(&scratch).await?;
+        let api = ApiServer::start(options.kubeconfig.as_deref()).await?;
+        manifests::apply(&api.client)
+            .await
+            .context("apply deploy/base")?;
+        tokio::spawn(scheduler::run(api.client.clone(), api.namespace.clone()));
+        let service = format!("{CLUSTER}-rw");
+        let endpoint = proxy::run(api.client.clone(), &api.namespace, &service, 5432).await?;
+        for node in &mut nodes {
+            node.start(&api).await?;
+        }
+        let mut world = Self {
+            api,
+            nodes,
+            scratch,
+            endpoint,
+            storage,
+            _target: target,
+            controller: None,
+            ledgers: 0,
+        };
+        world.start_controller().await?;
+        world
+            .make_claim("main-data", "ReadWriteMany", "Block")
+            .await?;
+        let cluster = world.cluster(&options.postgres);
+        world.apply(&cluster).await.context("apply the cluster")?;
+        world.settled(SETTLED).await?;
+        Ok(world)
+    }
+
+    /// The custom resource.
+    pub fn cluster(&self, postgres: &Path) -> Value {
+        json!({
+            "apiVersion": "baton.dev/v1alpha1",
+            "kind": "BatonCluster",
+            "metadata": { "name": CLUSTER, "namespace": self.api.namespace },
+            "spec": {
+                "image": "baton:test",
+                "postgres": {
+                    "binDir": postgres,
+                    "hba": ["host all all 10.111.0.0/24 trust"],
+                },
+                "volume": {
+                    "claimName": "main-data",
+                    "transport": "tcp",
+                    "address": places::storage().to_string(),
+                    "subsystem": nvme::target::DEFAULT_SUBSYSTEM,
+                },
+                "members": [
+                    { "name": "a", "node": places::NODES[0] },
+                    { "name": "b", "node": places::NODES[1] },
+                ],
+                // Made again after a crash within the bounds of a test.
+                "timings": { "keep_alive": "3s", "quiesce": "2s" },
+            },
+        })
+    }
+
+    pub async fn apply(&self, cluster: &Value) -> Result<BatonCluster> {
+        let apply = PatchParams::apply("baton-test").force();
+        let name = cluster["metadata"]["name"].as_str().context("no name")?;
+        Ok(self
+            .clusters()
+            .patch(name, &apply, &Patch::Apply(cluster))
+            .await?)
+    }
+
+    pub fn clusters(&self) -> Api<BatonCluster> {
+        Api::namespaced(self.api.client.clone(), &self.api.namespace)
+    }
+
+    pub fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.api.client.clone(), &self.api.namespace)
+    }
+
+    /// A claim that is bound, as the storage driver leaves it.
+    pub async fn make_claim(&self, name: &str, access: &str, mode: &str) -> Result<()> {
+        let claims: Api<PersistentVolumeClaim> =
+            Api::namespaced(self.api.client.clone(), &self.api.namespace);
+        let claim: PersistentVolumeClaim = serde_json::from_value(json!({
+            "metadata": { "name": name },
+            "spec": {
+                "accessModes": [access],
+                "volumeMode": mode,
+                "storageClassName": "test",
+                "volumeName": format!("pv-{name}"),
+                "resources": { "requests": { "storage": "1Gi" } },
+            },
+        }))?;
+        claims.create(&PostParams::default(), &claim).await?;
+        let bound = Patch::Merge(json!({ "status": { "phase": "Bound" } }));
+        claims
+            .patch_status(name, &PatchParams::default(), &bound)
+            .await?;
+        Ok(())
+    }
+
+    pub async fn start_controller(&mut self) -> Result<()> {
+        let config = self.scratch.join("controller.kubeconfig");
+        let text = self
+            .api
+            .kubeconfig_of(places::SYSTEM, "baton-controller")
+            .await?;
+        std::fs::write(&config, text)?;
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.scratch.join("logs/controller.log"))?;
+        let child = Command::new(program())
+            .args([
+                "controller",
+                "--namespace",
+                places::SYSTEM,
+                "--identity",
+                "controller-1",
+            ])
+            .env("KUBECONFIG", config)
+            .stdin(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .context("start the controller")?;
+        self.controller = Some(child);
+        Ok(())
+    }
+
+    pub async fn stop_controller(&mut self) -> Result<()> {
+        match self.controller.take() {
+            Some(mut controller) => controller.kill().await.context("kill the controller"),
+            None => Ok(()),
+        }
+    }
+
+    /// The pods of the cluster by what they say of their role: the active's and the standby's names.
+    pub async fn roles(&self) -> Result<(Option<String>, Option<String>)> {
+        let of = ListParams::default().labels(&format!("baton.dev/cluster={CLUSTER}"));
+        let pods = self.pods().list(&of).await?;
+        let with = |role: &str| {
+            let mut found = pods.iter().filter(|pod| {
+                pod.metadata.deletion_timestamp.is_none()
+                    && pod
+                        .labels()
+                        .get("baton.dev/role")
+                        .is_some_and(|is| is == role)
+                    && is_ready(pod)
+            });
+            found.next().map(ResourceExt::name_any)
+        };
+        Ok((with("active"), with("standby")))
+    }
+
+    /// Waits until one member serves and another could take over.
+    pub async fn settled(&self, within: Duration) -> Result<(String, String)> {
+        let until = tokio::time::Instant::now() + within;
+        loop {
+            let roles = self.roles().await;
+            if let Ok((Some(active), Some(standby))) = &roles
+                && self.endpoint.borrow().is_some()
+            {
+                return Ok((active.clone(), standby.clone()));
+            }
+            if tokio::time::Instant::now() > until {
+                bail!("not settled within {within:?}: {roles:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// The site's Lease.
+    pub async fn lease(&self) -> Result<Lease> {
+        let leases: Api<Lease> = Api::namespaced(self.api.client.clone(), &self.api.namespace);
+        Ok(leases.get(&format!("{CLUSTER}-local")).await?)
+    }
+
+    /// The epoch in the Lease.
+    pub async fn epoch(&self) -> Result<i32> {
+        let lease = self.lease().await?;
+        lease
+            .spec
+            .and_then(|spec| spec.lease_transitions)
+            .context("no epoch in the Lease")
+    }
+
+    /// Deletes a pod as `kubectl delete pod` does.
+    pub async fn delete_pod(&self, name: &str) -> Result<()> {
+        self.pods().delete(name, &DeleteParams::default()).await?;
+        Ok(())
+    }
+
+    pub fn node_of(&mut self, pod: &str) -> Result<&mut Node> {
+        let place = usize::from(pod.ends_with('b'));
+        self.nodes.get_mut(place).context("no such node")
+    }
+
+    /// The node comes back after it was lost: a new boot, and its pods as the API server has them.
+    pub async fn restore_node(&mut self, pod: &str) -> Result<()> {
+        let place = usize::from(pod.ends_with('b'));
+        let World { api, nodes, .. } = self;
+        let node = nodes.get_mut(place).context("no such node")?;
+        node.boot(api).await
+    }
+
+    /// The first process of a pod's container.
+    pub async fn first_process(&self, pod: &str) -> Result<i32> {
+        let uid = self.pods().get(pod).await?.uid().context("no uid")?;
+        let place = usize::from(pod.ends_with('b'));
+        let group = self.nodes[place]
+            .places
+            .group
+            .join(format!("kubepods/pod{uid}"));
+        let containers = std::fs::read_dir(group)?.flatten();
+        let mut first =
+            containers.filter_map(|entry| crate::container::first_process(&entry.path()));
+        first
+            .next()
+            .with_context(|| format!("no process of pod {pod}"))
+    }
+
+    /// Cuts a pod's link, or joins it again.
+    pub async fn link(&self, pod: &str, up: bool) -> Result<()> {
+        let end = interface(places::pod_address(pod));
+        ip(&format!(
+            "link set {end} {}",
+            if up { "up" } else { "down" }
+        ))
+        .await
+    }
+
+    pub async fn audit(&self) -> Result<Audit> {
+        Ok(self.storage.audit().await?)
+    }
+
+    /// Writes through the Service while something happens to the cluster, and checks every row.
+    pub async fn under_writes<F>(&mut self, mut happen: F) -> Result<Outcome>
+    where
+        F: AsyncFnMut(&mut Self) -> Result<()>,
+    {
+        self.ledgers += 1;
+        let plan = self.plan();
+        let writer = Writer::start(&plan, RETURNED)
+            .await
+            .context("begin to write")?;
+        tokio::time::sleep(AROUND).await;
+        let fault = clock::now();
+        happen(self).await?;
+        let returned = writer
+            .all_write(clock::now() + writer::ON_THE_WAY, RETURNED)
+            .await;
+        tokio::time::sleep(AROUND).await;
+        let written = writer.finish().await?;
+        ensure!(
+            returned,
+            "not every connection wrote again within {RETURNED:?}"
+        );
+        let rows = writer::rows(&plan, RETURNED).await?;
+        let verdict = verify::verify(&written.entries, &rows);
+        ensure!(verdict.holds(), "writes lost or doubled: {verdict:?}");
+        let gaps = gap::gaps(&written.entries, CONNECTIONS, fault, written.ended);
+        let length: Duration = gaps.longest.length();
+        Ok(Outcome {
+            gap_ms: Some(u64::try_from(length.as_millis())?),
+            acknowledged: Some(verdict.writes.acknowledged),
+            ..Outcome::default()
+        })
+    }
+
+    fn plan(&self) -> Plan {
+        let mut server = tokio_postgres::Config::new();
+        server
+            .host(places::SERVICE.to_string())
+            .port(5432)
+            .user("postgres")
+            .dbname("postgres")
+            .connect_timeout(Duration::from_secs(1));
+        Plan {
+            servers: vec![server],
+            connections: CONNECTIONS,
+            ledger: self.scratch.join(format!("ledger-{}", self.ledgers)),
+            insert_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// The bridge, with this program's addresses.
+async fn network() -> Result<()> {
+    let (bridge, host, service) = (places::BRIDGE, places::HOST, places::SERVICE);
+    // Named network namespaces are mounts: here they are this run's alone.
+    std::fs::create_dir_all("/run/netns").context("make /run/netns")?;
+    let none: Option<&str> = None;
+    nix::mount::mount(
+        none,
+        "/run/netns",
+        Some("tmpfs"),
+        nix::mount::MsFlags::empty(),
+        none,
+    )
+    .context("mount /run/netns")?;
+    ip("link set lo up").await?;
+    ip(&format!("link add {bridge} type bridge")).await?;
+    ip(&format!("addr add {host}/24 dev {bridge}")).await?;
+    ip(&format!("addr add {service}/24 dev {bridge}")).await?;
+    ip(&format!("link set {bridge} up")).await
+}
+
+/// The storage: Baton's own target, in this program's network.
+async fn storage(scratch: &Path) -> Result<(Child, Target)> {
+    let directory = scratch.join("storage");
+    std::fs::create_dir_all(&directory)?;
+    let socket = directory.join("control");
+    let mut child = Command::new(program())
+        .arg("target")
+        .args(["--listen", &places::storage().to_string()])
+        .arg("--namespace")
+        .arg(format!("{},size=1G", directory.join("volume").display()))
+        .arg("--state")
+        .arg(directory.join("state"))
+        .arg("--control")
+        .arg(&socket)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(std::fs::File::create(scratch.join("logs/target.log"))?)
+        .kill_on_drop(true)
+        .spawn()
+        .context("start the storage")?;
+    let said = child.stdout.take().context("no output")?;
+    let line = tokio::io::BufReader::new(said).lines().next_line().await?;
+    line.context("the storage did not start: see target.log")?;
+    Ok((child, Target { socket }))
+}
+
+impl World {
+    /// Takes the cluster away as a user does, and what a real API server keeps.
+    pub async fn end(&mut self) -> Result<()> {
+        let clusters = self.clusters();
+        clusters.delete(CLUSTER, &DeleteParams::default()).await?;
+        let until = tokio::time::Instant::now() + SETTLED;
+        while clusters.get_opt(CLUSTER).await?.is_some() {
+            ensure!(
+                tokio::time::Instant::now() < until,
+                "the deleted cluster is not gone"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let claims: Api<PersistentVolumeClaim> =
+            Api::namespaced(self.api.client.clone(), &self.api.namespace);
+        claims
+            .get("main-data")
+            .await
+            .context("the claim must outlive its cluster")?;
+        self.api.clean_up().await
+    }
+}
