@@ -7,6 +7,7 @@
 
 mod carrier;
 mod device;
+mod format;
 mod further;
 mod keeper;
 mod marks;

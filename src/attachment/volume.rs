@@ -1,15 +1,15 @@
 //! Steps on the filesystem: look, make, mount, flush, unmount.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use fencing::{Epoch, Licence, Mono, WritePermit};
+use fencing::{Mono, WritePermit};
 use nvme::Namespace;
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
-use super::{Attachment, Changes, Done, Happening, Settings, done, failed, whole, without_permit};
+use super::{Attachment, Changes, Done, Happening, Settings, done, failed, whole};
 use crate::clock;
 use crate::decide::{Mount, Outcome, VolumeFacts};
 use crate::postgres::DataDirectory;
@@ -32,54 +32,6 @@ impl Attachment {
             Ok(Ok(facts)) => (Outcome::Volume(facts), Changes::default()),
             Ok(Err(cause)) => failed(cause),
             Err(refused) => refused,
-        }
-    }
-
-    /// Makes the filesystem on a volume that is proven blank once more, and mounts it for `initdb`.
-    /// [`Attachment::end_format`] must follow, whatever becomes of that.
-    ///
-    /// # Errors
-    /// No permit for `epoch` is in hand, the volume is not blank, or the step failed.
-    pub async fn begin_format(&self, epoch: Epoch, deadline: Mono) -> Result<Licence, Done> {
-        let permit = self.held(epoch).ok_or_else(|| without_permit(epoch))?;
-        let slot = self.mounted.clone().lock_owned().await;
-        let path = self.about_to_write(&permit).await?;
-        let (settings, licence) = (self.settings.clone(), permit.licence());
-        let make = move || fill(slot, make(&permit, &path, &settings));
-        let made = self
-            .blocking_on_mount("volume-format", deadline, make)
-            .await?;
-        made.map(|()| licence).map_err(failed)
-    }
-
-    /// Notes which database `initdb` has made (`None`: it failed), unmounts, and only then marks the
-    /// filesystem as finished, so that an interrupted attempt can be made again.
-    pub async fn end_format(
-        &self,
-        epoch: Epoch,
-        system_identifier: Option<u64>,
-        deadline: Mono,
-    ) -> Done {
-        let mut slot = self.mounted.clone().lock_owned().await;
-        let (Some(permit), Some(mounted)) = (self.held(epoch), slot.take()) else {
-            return failed("no format of this epoch is under way");
-        };
-        let settings = self.settings.clone();
-        let end = move || {
-            let device = mounted.device().to_owned();
-            let noted = system_identifier.map(|system| note(&permit, &mounted, &settings, system));
-            empty(slot, mounted.unmount())?;
-            match noted {
-                None => Err("initdb made no database".to_owned()),
-                Some(noted) => noted.and_then(|()| {
-                    volume::finish(&permit, &device, &label(&settings)).map_err(whole)
-                }),
-            }
-        };
-        match self.blocking_on_mount("volume-format", deadline, end).await {
-            Ok(Ok(())) => done(),
-            Ok(Err(cause)) => (Outcome::Failed { cause }, self.mount_as_found().await),
-            Err((outcome, _)) => (outcome, self.mount_as_found().await),
         }
     }
 
@@ -209,7 +161,7 @@ impl Attachment {
     }
 
     /// Whether anything is mounted, by the kernel's own table: what an error did not tell.
-    async fn mount_as_found(&self) -> Changes {
+    pub(super) async fn mount_as_found(&self) -> Changes {
         let mount_point = self.settings.volume.mount_point.clone();
         let look = move || volume::mounted_at(&mount_point);
         match self.blocking("mount-table", Mono::MAX, look).await {
@@ -252,7 +204,7 @@ impl Attachment {
     /// Everything that must be true right before the first write: the node remembers that it owned,
     /// its watchdog is armed where one is configured, the volume can be read, and a fresh report
     /// confirms the permit. SAFETY.md I2
-    async fn about_to_write(&self, permit: &WritePermit) -> Result<PathBuf, Done> {
+    pub(super) async fn about_to_write(&self, permit: &WritePermit) -> Result<PathBuf, Done> {
         let path = self.device_path().await?;
         if let Some(outlive) = &self.settings.outlive {
             let mount_point = &self.settings.volume.mount_point;
@@ -317,7 +269,7 @@ impl Attachment {
 
     /// The same for a call that changes the mount: beyond the deadline the mount is stuck, and the
     /// device is taken away so that the call ends.
-    async fn blocking_on_mount<T: Send + 'static>(
+    pub(super) async fn blocking_on_mount<T: Send + 'static>(
         &self,
         what: &'static str,
         deadline: Mono,
@@ -341,6 +293,11 @@ impl Attachment {
 
 /// A mount point that others can see must be where it seems to be: no link on the way from `members`.
 fn refuse_links(members: &Path, mount_point: &Path) -> Result<(), String> {
+    let plain = |component| matches!(component, Component::RootDir | Component::Normal(_));
+    if !mount_point.components().all(plain) || !mount_point.starts_with(members) {
+        let (point, members) = (mount_point.display(), members.display());
+        return Err(format!("{point} is not below {members}"));
+    }
     let way = mount_point.ancestors().take_while(|path| *path != members);
     for path in way {
         match path.symlink_metadata() {
@@ -355,12 +312,7 @@ fn refuse_links(members: &Path, mount_point: &Path) -> Result<(), String> {
             Err(error) => return Err(format!("look at {}: {error}", path.display())),
         }
     }
-    if mount_point.starts_with(members) {
-        Ok(())
-    } else {
-        let (point, members) = (mount_point.display(), members.display());
-        Err(format!("{point} is not below {members}"))
-    }
+    Ok(())
 }
 
 fn mount_is(mount: Mount) -> Changes {
@@ -370,7 +322,7 @@ fn mount_is(mount: Mount) -> Changes {
     }
 }
 
-fn label(settings: &Settings) -> Label {
+pub(super) fn label(settings: &Settings) -> Label {
     Label::of(&settings.cluster, &settings.site)
 }
 
@@ -392,56 +344,6 @@ fn look(path: &Path, label: &Label) -> Result<VolumeFacts, String> {
     })
 }
 
-/// Makes the filesystem, mounts it and writes its marker; what fails is unmounted again.
-fn make(
-    permit: &WritePermit,
-    path: &Path,
-    settings: &Settings,
-) -> Result<Mounted, (Option<Mounted>, String)> {
-    let alone = |cause| (None, cause);
-    let (contents, formattable) =
-        volume::probe(path, &label(settings)).map_err(|error| alone(whole(error)))?;
-    let formattable =
-        formattable.ok_or_else(|| alone(format!("the volume is not blank: {contents:?}")))?;
-    let uuid = volume::format(permit, formattable).map_err(|error| alone(whole(error)))?;
-    let mounted = volume::mount(permit, path, &settings.volume.mount_point)
-        .map_err(|error| alone(whole(error)))?;
-    match populate(permit, &mounted, uuid, settings) {
-        Ok(()) => Ok(mounted),
-        Err(cause) => Err(undo(mounted, cause)),
-    }
-}
-
-fn populate(
-    permit: &WritePermit,
-    mounted: &Mounted,
-    filesystem: Uuid,
-    settings: &Settings,
-) -> Result<(), String> {
-    let (root, epoch) = (mounted.mount_point(), permit.epoch());
-    let marker = Marker::new(&settings.cluster, &settings.site, filesystem, epoch);
-    marker.write(permit, root).map_err(whole)?;
-    let Some((user, group)) = settings.owner else {
-        return Ok(());
-    };
-    std::os::unix::fs::chown(root, Some(user), Some(group))
-        .map_err(|error| format!("give {} to user {user}: {error}", root.display()))
-}
-
-/// The marker with the database's identity, durable.
-fn note(
-    permit: &WritePermit,
-    mounted: &Mounted,
-    settings: &Settings,
-    system_identifier: u64,
-) -> Result<(), String> {
-    let mut marker = Marker::read(mounted.mount_point()).map_err(whole)?;
-    marker.system_identifier = Some(system_identifier);
-    marker.write(permit, mounted.mount_point()).map_err(whole)?;
-    mounted.sync().map_err(whole)?;
-    admit(mounted, marker.filesystem, settings)
-}
-
 /// Mounts, and unmounts again what turns out not to be ours.
 fn mount_ours(
     permit: &WritePermit,
@@ -458,7 +360,7 @@ fn mount_ours(
 }
 
 /// Unmounts what must not stay; what did stay, with the cause.
-fn undo(mounted: Mounted, cause: String) -> (Option<Mounted>, String) {
+pub(super) fn undo(mounted: Mounted, cause: String) -> (Option<Mounted>, String) {
     match mounted.unmount() {
         Ok(()) => (None, cause),
         Err(still) => {
@@ -469,7 +371,7 @@ fn undo(mounted: Mounted, cause: String) -> (Option<Mounted>, String) {
 }
 
 /// Puts into the slot what a mount left there.
-fn fill(
+pub(super) fn fill(
     mut slot: OwnedMutexGuard<Option<Mounted>>,
     ended: Result<Mounted, (Option<Mounted>, String)>,
 ) -> Result<(), String> {
@@ -482,7 +384,7 @@ fn fill(
 }
 
 /// Puts back into the slot what an unmount left there.
-fn empty(
+pub(super) fn empty(
     mut slot: OwnedMutexGuard<Option<Mounted>>,
     ended: Result<(), Box<StillMounted>>,
 ) -> Result<(), String> {
@@ -501,7 +403,11 @@ fn our_superblock(path: &Path, label: &Label) -> Result<Superblock, String> {
 }
 
 /// The data must be this cluster's, of this PostgreSQL's version, and complete.
-fn admit(mounted: &Mounted, filesystem: Uuid, settings: &Settings) -> Result<(), String> {
+pub(super) fn admit(
+    mounted: &Mounted,
+    filesystem: Uuid,
+    settings: &Settings,
+) -> Result<(), String> {
     let marker = Marker::read(mounted.mount_point()).map_err(whole)?;
     marker
         .admit(&settings.cluster, &settings.site, filesystem)
@@ -512,4 +418,36 @@ fn admit(mounted: &Mounted, filesystem: Uuid, settings: &Settings) -> Result<(),
         .ok_or_else(|| format!("{} is missing", directory.display()))?
         .admit(settings.major, marker.system_identifier)
         .map_err(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn nothing_is_mounted_through_a_link_or_outside() {
+        let root = tempfile::tempdir().expect("a directory");
+        let members = root.path().join("members");
+        let outside = root.path().join("outside");
+        for directory in [&members.join("db/main-a"), &outside] {
+            std::fs::create_dir_all(directory).expect("make it");
+        }
+        let own = members.join("db/main-a/data");
+        refuse_links(&members, &own).expect("it is not there yet, and will be made");
+        symlink(&outside, &own).expect("make a link");
+        assert!(
+            refuse_links(&members, &own).is_err(),
+            "the mount point is a link"
+        );
+        symlink(&outside, members.join("other")).expect("make a link");
+        let through = members.join("other/main-a/data");
+        assert!(
+            refuse_links(&members, &through).is_err(),
+            "a link on the way"
+        );
+        assert!(refuse_links(&members, &outside).is_err(), "outside");
+        let dots = members.join("db/../../outside");
+        assert!(refuse_links(&members, &dots).is_err(), "outside by dots");
+    }
 }

@@ -20,7 +20,7 @@ const ENTER: &str = r#"
 set -e
 root=$1 group=$2 user=$3
 shift 3
-echo $$ > "$group/cgroup.procs"
+echo 0 > "$group/cgroup.procs"
 mount -t tmpfs -o size=64m,mode=755 pod "$root"
 for place in IMAGE; do
     [ -e "$place" ] || continue
@@ -106,9 +106,11 @@ impl Plan {
             .open(&self.log)
             .context("open the container's log")?;
         let script = ENTER.replace("IMAGE", &IMAGE.join(" "));
-        let mut command = Command::new("ip");
+        // Not `ip netns exec`: that mounts another /sys, without control groups.
+        let mut command = Command::new("nsenter");
         command
-            .args(["netns", "exec", &self.network])
+            .arg(format!("--net=/run/netns/{}", self.network))
+            .arg("--")
             .args([
                 "unshare",
                 "--pid",

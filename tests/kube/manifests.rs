@@ -10,8 +10,7 @@ use kube::{Api, Client};
 use serde_json::Value;
 
 /// Files of `deploy/base`: nothing that would run.
-const FILES: [&str; 5] = [
-    "crd.yaml",
+const FILES: [&str; 4] = [
     "agent-rbac.yaml",
     "controller-rbac.yaml",
     "controller-grants.yaml",
@@ -20,6 +19,10 @@ const FILES: [&str; 5] = [
 
 /// Applies them, as `kubectl apply --server-side` does.
 pub async fn apply(client: &Client) -> Result<()> {
+    let definition = baton::cluster::definition()?;
+    one(client, serde_saphyr::from_str(&definition)?)
+        .await
+        .context("apply the definition of BatonCluster")?;
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base");
     for file in FILES {
         let path = base.join(file);

@@ -118,6 +118,33 @@ fn a_lost_path_stops_soon_if_a_peer_could_and_late_if_none_could() {
 }
 
 #[test]
+fn an_owner_outlasts_its_agents_restart_and_not_its_absence() {
+    let mut scene = Scene::active();
+    let since = Mono::from_millis(scene.now);
+    scene.seen.mailbox = Seen::Unknown {
+        since,
+        cause: String::new(),
+    };
+    scene.seen.local.agent_away = Some(since);
+    let begin = scene.now;
+    let stopped = loop {
+        ready_peer(&mut scene);
+        scene.pass(250);
+        let said = scene.memory.said.as_ref().unwrap();
+        assert!(
+            !said.heartbeat.stuck || scene.now - begin >= 60_000,
+            "stuck after {} ms",
+            scene.now - begin
+        );
+        if scene.begun().is_some() {
+            break scene.now - begin;
+        }
+    };
+    assert_eq!(scene.begun(), Some(Work::KillPostgres));
+    assert!((60_000..=61_000).contains(&stopped), "after {stopped} ms");
+}
+
+#[test]
 fn an_owner_that_was_frozen_looks_before_it_judges() {
     let mut scene = Scene::active();
     scene.now += 60_000;

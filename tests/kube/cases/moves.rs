@@ -41,6 +41,7 @@ pub async fn kill_container(world: &mut World) -> Result<Outcome> {
             Ok(())
         })
         .await?;
+    world.start_controller().await?;
     let (new_active, _) = world.settled(SETTLED).await?;
     ensure!(
         new_active == standby,
