@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::container::{Mount, Plan};
+use crate::kubelet::ip;
 use crate::places;
 use crate::report::Outcome;
 use crate::world::{CLUSTER, World};
@@ -19,11 +20,14 @@ const SETTLED: Duration = Duration::from_secs(90);
 /// How many connections talk nonsense.
 const GARBAGE: usize = 10_000;
 
+/// A network namespace in which nobody listens.
+const NETWORK: &str = "forger";
+
 /// How long a forger is given to be refused.
 const REFUSED: Duration = Duration::from_secs(20);
 
 pub async fn isolation(world: &mut World) -> Result<Outcome> {
-    let (active, standby) = world.settled(SETTLED).await?;
+    let (active, _) = world.settled(SETTLED).await?;
     let epoch = world.epoch().await?;
     let node = world.node_of(&active)?;
     let (socket, agent) = (node.places.run.join("agent/agent.sock"), node.agent_pid());
@@ -35,14 +39,14 @@ pub async fn isolation(world: &mut World) -> Result<Outcome> {
         .await
         .context("a process that is in no pod")?;
     let foreign = uuid::Uuid::new_v4().to_string();
-    let said = forged(world, [&active, &standby], &foreign, "a").await?;
+    let said = forged(world, &active, &foreign, "a").await?;
     ensure!(
         said.contains("has not named a pod"),
         "a foreign pod UID: {said}"
     );
     let own = world.pods().get(&active).await?.uid().context("no uid")?;
     let other = if active.ends_with('a') { "b" } else { "a" };
-    let said = forged(world, [&active, &standby], &own, other).await?;
+    let said = forged(world, &active, &own, other).await?;
     ensure!(
         said.contains("refused the session"),
         "another's name: {said}"
@@ -111,13 +115,8 @@ async fn outside(socket: &Path) -> Result<()> {
 }
 
 /// The program itself as the first process of a container in the control group of pod `uid`, with the
-/// settings of `member`; on the node of `pod`, with another's network, where nobody listens. What it logged.
-async fn forged(
-    world: &mut World,
-    [pod, network]: [&str; 2],
-    uid: &str,
-    member: &str,
-) -> Result<String> {
+/// settings of `member`, on the node of `pod`. What it logged.
+async fn forged(world: &mut World, pod: &str, uid: &str, member: &str) -> Result<String> {
     let places = world.node_of(pod)?.places.clone();
     let directory = places.root.join("forged");
     let settings = directory.join("settings");
@@ -141,17 +140,29 @@ async fn forged(
     }
     let log = directory.join("log");
     let _former = std::fs::remove_file(&log);
+    let _former = ip(&format!("netns del {NETWORK}")).await;
+    ip(&format!("netns add {NETWORK}")).await?;
+    ip(&format!("-n {NETWORK} link set lo up")).await?;
+    let facts = [
+        ("POD_NAME", pod),
+        ("POD_NAMESPACE", &world.api.namespace),
+        ("POD_UID", uid),
+        ("POD_IP", "127.0.0.1"),
+        ("NODE_NAME", "node"),
+    ];
     let plan = Plan {
         group: places
             .group
             .join("kubepods")
             .join(format!("pod{uid}"))
             .join("forged"),
-        network: network.to_owned(),
+        network: NETWORK.to_owned(),
         command: ["baton", "run", "--config", "/etc/baton/member.toml"]
             .map(str::to_owned)
             .into(),
-        environment: Vec::new(),
+        environment: facts
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
         mounts: vec![
             Mount::ReadOnly {
                 from: settings,
@@ -186,5 +197,6 @@ async fn forged(
     let said = tokio::time::timeout(REFUSED, heard).await;
     let _killed = std::fs::write(plan.group.join("cgroup.kill"), "1");
     let _reaped = child.wait().await;
+    ip(&format!("netns del {NETWORK}")).await?;
     said.context("it was neither refused nor put off")?
 }
