@@ -14,6 +14,7 @@
 
 mod cleanup;
 mod client;
+mod complain;
 mod descriptor;
 mod identity;
 mod protocol;

@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -21,6 +22,7 @@ use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use super::complain::Complaints;
 use super::protocol::Hello;
 use crate::attachment::whole;
 use crate::cluster::names;
@@ -89,6 +91,7 @@ pub struct Platform {
     client: Client,
     node: Node,
     pods: Store<Pod>,
+    complaints: Complaints,
     _watch: JoinSet<()>,
 }
 
@@ -108,6 +111,7 @@ impl Platform {
         let mut watch = JoinSet::new();
         watch.spawn(stream);
         Self {
+            complaints: Complaints::new(client.clone(), &node.name),
             client,
             node,
             pods,
@@ -120,18 +124,28 @@ impl Platform {
         &self.node
     }
 
+    /// The pod has a session, or why it has none. A pod that the API server has not named cannot be told.
+    pub(super) async fn tell(&self, uid: Uuid, refused: Option<&str>) {
+        match (refused, self.pod(uid)) {
+            (Some(why), Some(pod)) => self.complaints.say(uid, &pod, why).await,
+            (Some(_), None) => {}
+            (None, _) => self.complaints.forget(uid),
+        }
+    }
+
+    fn pod(&self, uid: Uuid) -> Option<Arc<Pod>> {
+        let uid = uid.to_string();
+        self.pods.find(|pod| pod.uid().as_deref() == Some(&uid))
+    }
+
     /// What the pod with this UID may have, if what it says of itself agrees.
     pub(super) async fn resolve(&self, uid: Uuid, hello: &Hello) -> Result<Resolved, Refusal> {
-        let uid = uid.to_string();
-        let pod = self
-            .pods
-            .find(|pod| pod.uid().as_deref() == Some(&uid))
-            .ok_or_else(|| {
-                later(format!(
-                    "the API server has not named a pod with UID {uid} on node {}",
-                    self.node.name
-                ))
-            })?;
+        let pod = self.pod(uid).ok_or_else(|| {
+            later(format!(
+                "the API server has not named a pod with UID {uid} on node {}",
+                self.node.name
+            ))
+        })?;
         let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
         let cluster = pod.labels().get(names::CLUSTER).ok_or_else(|| {
             refuse(format!(

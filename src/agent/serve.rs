@@ -155,13 +155,17 @@ impl Agent {
         }
         let groups = &self.platform.node().control_groups;
         let peer = identity::peer(stream, groups).map_err(|error| refused(&whole(error)))?;
-        match self.take_waiting(&peer) {
+        let pod = peer.pod;
+        let admitted = match self.take_waiting(&peer) {
             Some(saved) => self.resume(peer, saved, lock).await,
             None if hello.resume => Err(refused(
                 "the volume of this pod was given up while the agent was away",
             )),
             None => self.open(peer, hello).await,
-        }
+        };
+        let why = admitted.as_ref().err().map(|refusal| refusal.why.as_str());
+        self.platform.tell(pod, why).await;
+        admitted
     }
 
     /// A new session.

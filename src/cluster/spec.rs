@@ -92,8 +92,6 @@ pub struct BatonClusterSpec {
             .message("two members are on the same node: it would take both with it"),
         validation = Rule::new("self.all(m, oldSelf.all(o, o.name != m.name || (has(o.number) == has(m.number) && (!has(m.number) || o.number == m.number))))")
             .message("a member's number cannot be changed: it is part of its key on the volume"),
-        validation = Rule::new("oldSelf.all(o, has(o.number) || self.map(m, m.name).indexOf(o.name) == oldSelf.map(m, m.name).indexOf(o.name))")
-            .message("members without numbers keep their places in the list: add new ones at the end, or give numbers from the beginning"),
     )]
     pub members: Vec<MemberSpec>,
     /// The site, normally a zone: part of the name of its Lease. Default `local`.

@@ -18,7 +18,10 @@ use crate::places::{self, NodePlaces};
 /// `$1`: other nodes' directories, to be left; the rest is the command.
 const AGENT: &str = r#"
 set -e
-for other in $1; do umount "$other"; done
+for other in $1; do
+    mount --make-rprivate "$other"
+    umount --recursive --lazy "$other"
+done
 shift
 exec "$@"
 "#;

@@ -15,7 +15,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let chosen = cases::chosen(options.all, &options.cases)?;
     if options.list {
         for case in cases::ALL {
-            println!("{:<24} {}", case.name, case.about);
+            println!(
+                "{}{}",
+                case.name,
+                if case.long { " (long form)" } else { "" }
+            );
         }
         return Ok(ExitCode::SUCCESS);
     }

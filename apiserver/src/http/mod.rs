@@ -49,6 +49,21 @@ struct Pending {
     user_agent: String,
 }
 
+impl Pending {
+    /// The route as roles see it: a list or watch that a field selector limits to one name is of that name
+    /// (apiserver/pkg/endpoints/request/requestinfo.go).
+    fn authorized(&self) -> Route {
+        let mut route = self.route.clone();
+        let several = matches!(route.verb, "list" | "watch" | "deletecollection");
+        if several && route.name.is_empty() {
+            let mut fields = self.query.text("fieldSelector").split(',');
+            let name = fields.find_map(|field| field.strip_prefix("metadata.name="));
+            route.name = name.unwrap_or_default().trim_start_matches('=').to_owned();
+        }
+        route
+    }
+}
+
 impl Handler {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
@@ -137,7 +152,7 @@ impl Handler {
     fn serve(&self, pending: &Pending, body: Bytes) -> Result<Answer, Refusal> {
         let mut api = self.shared.lock();
         let path = pending.path.split('?').next().unwrap_or_default();
-        api.authorize(&pending.identity, &pending.route, path)?;
+        api.authorize(&pending.identity, &pending.authorized(), path)?;
         if pending.route.resource.is_empty() {
             let document = discovery::document(api.kinds(), path)?;
             return Ok(Answer::Reply(document));

@@ -36,7 +36,7 @@ async fn a_role_allows_what_it_says_and_nothing_else() {
     let server = server().await;
     let rules = json!([{
         "apiGroups": ["coordination.k8s.io"], "resources": ["leases"],
-        "resourceNames": ["main"], "verbs": ["get", "update"],
+        "resourceNames": ["main"], "verbs": ["get", "list", "update"],
     }, {
         "apiGroups": [""], "resources": ["pods/status"], "verbs": ["*"],
     }]);
@@ -60,7 +60,10 @@ async fn a_role_allows_what_it_says_and_nothing_else() {
          \"leases\" in API group \"coordination.k8s.io\" in the namespace \"default\""
     );
     let status = refused(leases.list(&ListParams::default()).await);
-    assert_eq!(status.code, 403, "a name does not allow a list");
+    assert_eq!(status.code, 403, "a name does not allow a list of all");
+    let of = |name: &str| ListParams::default().fields(&format!("metadata.name={name}"));
+    assert_eq!(leases.list(&of("main")).await.unwrap().items.len(), 1);
+    assert_eq!(refused(leases.list(&of("other")).await).code, 403);
     assert_eq!(
         refused(leases.delete("main", &DeleteParams::default()).await).code,
         403

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use super::moves;
 use crate::report::Outcome;
 use crate::world::World;
 
@@ -48,6 +49,15 @@ pub async fn idle_requests(world: &mut World) -> Result<Outcome> {
 
 /// Longer than every detection and lease age.
 pub async fn api_outage(world: &mut World) -> Result<Outcome> {
+    outage_of(world, Duration::from_secs(20)).await
+}
+
+/// Five minutes.
+pub async fn long_api_outage(world: &mut World) -> Result<Outcome> {
+    outage_of(world, Duration::from_secs(300)).await
+}
+
+async fn outage_of(world: &mut World, length: Duration) -> Result<Outcome> {
     let Some(faults) = world.api.faults() else {
         return Ok(Outcome::skipped("a real API server is not taken away"));
     };
@@ -56,7 +66,7 @@ pub async fn api_outage(world: &mut World) -> Result<Outcome> {
     let outcome = world
         .under_writes(async |_| {
             faults.outage(true);
-            tokio::time::sleep(Duration::from_secs(20)).await;
+            tokio::time::sleep(length).await;
             faults.outage(false);
             Ok(())
         })
@@ -66,6 +76,38 @@ pub async fn api_outage(world: &mut World) -> Result<Outcome> {
     ensure!(world.epoch().await? == epoch, "the epoch has changed");
     let gap = outcome.gap_ms.unwrap_or_default();
     ensure!(gap < 2_000, "writes stood still for {gap} ms");
+    Ok(outcome)
+}
+
+/// Every second write meets a conflict while the active hands over.
+pub async fn conflict_storm(world: &mut World) -> Result<Outcome> {
+    let Some(faults) = world.api.faults() else {
+        return Ok(Outcome::skipped("a real API server has its own conflicts"));
+    };
+    faults.conflicts(2);
+    let outcome = moves::delete_active(world).await;
+    faults.conflicts(0);
+    outcome
+}
+
+/// The history of all watches is gone in the middle of a handover: they list again.
+pub async fn expired(world: &mut World) -> Result<Outcome> {
+    let Some(faults) = world.api.faults() else {
+        return Ok(Outcome::skipped("a real API server forgets when it likes"));
+    };
+    let (active, standby) = world.settled(SETTLED).await?;
+    let outcome = world
+        .under_writes(async |world| {
+            world.delete_pod(&active).await?;
+            faults.expire_history();
+            Ok(())
+        })
+        .await?;
+    let (new_active, _) = world.settled(SETTLED).await?;
+    ensure!(
+        new_active == standby,
+        "{new_active} serves instead of {standby}"
+    );
     Ok(outcome)
 }
 

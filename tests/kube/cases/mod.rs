@@ -14,72 +14,59 @@ use crate::world::World;
 
 type Running<'a> = Pin<Box<dyn Future<Output = Result<Outcome>> + 'a>>;
 
-/// One case.
+type Run = for<'a> fn(&'a mut World) -> Running<'a>;
+
+/// One case. What it shows is said where its function is.
 pub struct Case {
     pub name: &'static str,
-    pub about: &'static str,
     /// Part of the long form only.
     pub long: bool,
-    pub run: for<'a> fn(&'a mut World) -> Running<'a>,
-}
-
-macro_rules! case {
-    ($name:literal, $run:path, $about:literal) => {
-        case!($name, $run, $about, false)
-    };
-    ($name:literal, $run:path, $about:literal, $long:literal) => {
-        Case {
-            name: $name,
-            about: $about,
-            long: $long,
-            run: |world| Box::pin($run(world)),
-        }
-    };
+    pub run: Run,
 }
 
 /// Every case, in the order in which they run.
 pub const ALL: &[Case] = &[
-    case!(
-        "delete-active",
-        moves::delete_active,
-        "kubectl delete pod of the active under load"
-    ),
-    case!(
-        "kill-container",
-        moves::kill_container,
-        "SIGKILL of the active's first process: no fencing delay"
-    ),
-    case!(
-        "agent-restart",
-        moves::agent_restart,
-        "the active's agent is killed and comes back: nothing is interrupted"
-    ),
-    case!(
-        "isolation",
-        isolation::isolation,
-        "forged sessions and 10,000 garbage messages get nothing from an agent"
-    ),
-    case!(
-        "node-lost",
-        moves::node_lost,
-        "the active's whole node dies"
-    ),
-    case!(
-        "idle-requests",
-        faults::idle_requests,
-        "requests to the API server in a minute without any event"
-    ),
-    case!(
-        "api-outage",
-        faults::api_outage,
-        "the API server is away: nothing changes"
-    ),
-    case!(
-        "partition",
-        faults::partition,
-        "the active is cut off from API server and peer"
-    ),
+    short("delete-active", |world| {
+        Box::pin(moves::delete_active(world))
+    }),
+    short("kill-container", |world| {
+        Box::pin(moves::kill_container(world))
+    }),
+    short("agent-restart", |world| {
+        Box::pin(moves::agent_restart(world))
+    }),
+    short("drain", |world| Box::pin(moves::drain(world))),
+    short("isolation", |world| Box::pin(isolation::isolation(world))),
+    short("api-outage", |world| Box::pin(faults::api_outage(world))),
+    short("conflict-storm", |world| {
+        Box::pin(faults::conflict_storm(world))
+    }),
+    short("expired", |world| Box::pin(faults::expired(world))),
+    short("partition", |world| Box::pin(faults::partition(world))),
+    short("node-lost", |world| Box::pin(moves::node_lost(world))),
+    long("idle-requests", |world| {
+        Box::pin(faults::idle_requests(world))
+    }),
+    long("long-api-outage", |world| {
+        Box::pin(faults::long_api_outage(world))
+    }),
 ];
+
+const fn short(name: &'static str, run: Run) -> Case {
+    Case {
+        name,
+        long: false,
+        run,
+    }
+}
+
+const fn long(name: &'static str, run: Run) -> Case {
+    Case {
+        name,
+        long: true,
+        run,
+    }
+}
 
 /// Those that are asked for.
 pub fn chosen(all: bool, names: &[String]) -> Result<Vec<&'static Case>> {

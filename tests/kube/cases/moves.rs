@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use kube::api::EvictParams;
 
 use crate::report::Outcome;
 use crate::world::World;
@@ -24,6 +25,24 @@ pub async fn delete_active(world: &mut World) -> Result<Outcome> {
     ensure!(
         new_standby == active,
         "the deleted pod did not come back as the standby"
+    );
+    Ok(outcome)
+}
+
+/// As `kubectl drain` does: the eviction is allowed because two members are ready, and hands over.
+pub async fn drain(world: &mut World) -> Result<Outcome> {
+    let (active, standby) = world.settled(SETTLED).await?;
+    let gone = active.clone();
+    let outcome = world
+        .under_writes(async |world| {
+            world.pods().evict(&gone, &EvictParams::default()).await?;
+            Ok(())
+        })
+        .await?;
+    let (new_active, _) = world.settled(SETTLED).await?;
+    ensure!(
+        new_active == standby,
+        "{new_active} serves instead of {standby}"
     );
     Ok(outcome)
 }
