@@ -216,9 +216,14 @@ impl Agent {
         let proven =
             lock.filter(|lock| is_lock_of(lock, &saved) && peer.container == saved.container);
         let Some(lock) = proven else {
-            // Somebody of the same pod, and not its member: the member is still expected.
+            // The member is still expected, or its container is about to be cleaned up after.
+            let another = peer.container != saved.container;
             self.waiting().push(saved);
-            return Err(refused("this is not the process that had the session"));
+            return Err(if another {
+                again("an earlier container of this pod is not cleaned up after yet")
+            } else {
+                refused("this is not the process that had the session")
+            });
         };
         let (out, said) = mpsc::unbounded_channel();
         let settings = saved.settings(&self.outlive);

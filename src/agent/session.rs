@@ -42,28 +42,11 @@ struct Running {
 impl Session {
     /// Answers until the member says goodbye or its connection ends. A step that is under way then goes on
     /// for as long as the kernel needs.
-    pub async fn run(&mut self, mut read: ReadHalf<UnixStream>) -> Ended {
+    pub async fn run(&mut self, read: ReadHalf<UnixStream>) -> Ended {
         let mut tasks = JoinSet::new();
         let mut running: HashMap<u64, Running> = HashMap::new();
-        // Frames are read in a task of their own: half of one must not be lost to a `select`.
         let (asked, mut asks) = mpsc::channel(16);
-        let key = self.saved.key.clone();
-        let reader = tokio::spawn(async move {
-            loop {
-                match receive::<Ask>(&mut read).await {
-                    Ok(Some(ask)) => {
-                        if asked.send(ask).await.is_err() {
-                            return;
-                        }
-                    }
-                    Ok(None) => return,
-                    Err(error) => {
-                        warn!(session = key, error = %whole(error), "not understood: the session ends");
-                        return;
-                    }
-                }
-            }
-        });
+        let reader = tokio::spawn(hear(read, asked, self.saved.key.clone()));
         let ended = loop {
             tokio::select! {
                 ask = asks.recv() => match ask {
@@ -145,6 +128,24 @@ impl Session {
             self.saved.record = record;
             if let Err(error) = self.records.save(&self.saved) {
                 warn!(session = self.saved.key, %error, "a restart of the agent would not find this session");
+            }
+        }
+    }
+}
+
+/// Reads what the member asks. In a task of its own: half of a frame must not be lost to a `select`.
+async fn hear(mut read: ReadHalf<UnixStream>, asked: mpsc::Sender<Ask>, session: String) {
+    loop {
+        match receive::<Ask>(&mut read).await {
+            Ok(Some(ask)) => {
+                if asked.send(ask).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(error) => {
+                warn!(session, error = %whole(error), "not understood: the session ends");
+                return;
             }
         }
     }

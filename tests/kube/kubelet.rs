@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::StreamExt;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Volume};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, Volume};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
@@ -86,7 +86,7 @@ impl Kubelet {
         pod: &Pod,
         changes: &mut mpsc::UnboundedReceiver<Pod>,
     ) -> Result<bool> {
-        let (name, uid) = (pod.name_any(), pod.uid().unwrap_or_default());
+        let name = pod.name_any();
         let network = Network::make(&name, places::pod_address(&name)).await?;
         let plan = self.plan(pod, &network).await?;
         let mut child = plan.start()?;
@@ -133,17 +133,22 @@ impl Kubelet {
                 }
             }
         }
-        // As the kubelet does when nothing of the pod is left.
+        self.bury(pod).await;
+        Ok(true)
+    }
+
+    /// As the kubelet does when nothing of the pod is left.
+    async fn bury(&self, pod: &Pod) {
         let pods: Api<Pod> =
             Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        let this_one = kube::api::Preconditions {
+            uid: pod.uid(),
+            resource_version: None,
+        };
         let now = DeleteParams::default()
             .grace_period(0)
-            .preconditions(kube::api::Preconditions {
-                uid: Some(uid),
-                resource_version: None,
-            });
-        let _gone = pods.delete(&name, &now).await;
-        Ok(true)
+            .preconditions(this_one);
+        let _gone = pods.delete(&pod.name_any(), &now).await;
     }
 
     async fn tell(&self, pod: &Pod, status: serde_json::Value) -> Result<()> {
@@ -189,23 +194,7 @@ impl Kubelet {
             let to = mount.mount_path.clone();
             mounts.push(self.mount(pod, volume, to, propagated, &directory).await?);
         }
-        let mut environment = vec![("KUBECONFIG".to_owned(), "/run/api/kubeconfig".to_owned())];
-        for variable in container.env.iter().flatten() {
-            let field = variable
-                .value_from
-                .as_ref()
-                .and_then(|from| from.field_ref.as_ref());
-            let value = match field.map(|field| field.field_path.as_str()) {
-                Some("metadata.name") => name.clone(),
-                Some("metadata.namespace") => pod.namespace().unwrap_or_default(),
-                Some("metadata.uid") => uid.clone(),
-                Some("status.podIP") => network.address.to_string(),
-                Some("spec.nodeName") => self.node.clone(),
-                Some(other) => anyhow::bail!("field {other} is not known"),
-                None => variable.value.clone().unwrap_or_default(),
-            };
-            environment.push((variable.name.clone(), value));
-        }
+        let environment = self.environment(pod, container, network)?;
         let command = container
             .command
             .iter()
@@ -227,6 +216,31 @@ impl Kubelet {
             log: self.logs.join(format!("{name}.log")),
             directory,
         })
+    }
+
+    /// The variables of the container, those of the downward API among them.
+    fn environment(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        network: &Network,
+    ) -> Result<Vec<(String, String)>> {
+        let mut all = vec![("KUBECONFIG".to_owned(), "/run/api/kubeconfig".to_owned())];
+        for variable in container.env.iter().flatten() {
+            let from = variable.value_from.as_ref();
+            let field = from.and_then(|from| from.field_ref.as_ref());
+            let value = match field.map(|field| field.field_path.as_str()) {
+                Some("metadata.name") => pod.name_any(),
+                Some("metadata.namespace") => pod.namespace().unwrap_or_default(),
+                Some("metadata.uid") => pod.uid().unwrap_or_default(),
+                Some("status.podIP") => network.address.to_string(),
+                Some("spec.nodeName") => self.node.clone(),
+                Some(other) => anyhow::bail!("field {other} is not known"),
+                None => variable.value.clone().unwrap_or_default(),
+            };
+            all.push((variable.name.clone(), value));
+        }
+        Ok(all)
     }
 
     /// What the pod reaches the API server with, as its service account.

@@ -95,35 +95,21 @@ pub async fn expired(world: &mut World) -> Result<Outcome> {
     let Some(faults) = world.api.faults() else {
         return Ok(Outcome::skipped("a real API server forgets when it likes"));
     };
-    let (active, standby) = world.settled(SETTLED).await?;
-    let outcome = world
-        .under_writes(async |world| {
-            world.delete_pod(&active).await?;
-            faults.expire_history();
-            Ok(())
-        })
-        .await?;
-    let (new_active, _) = world.settled(SETTLED).await?;
-    ensure!(
-        new_active == standby,
-        "{new_active} serves instead of {standby}"
-    );
+    let (outcome, _, is) = moves::takes_over(world, async |world, active| {
+        world.delete_pod(active).await?;
+        faults.expire_history();
+        Ok(())
+    })
+    .await?;
+    moves::serves(world, &is).await?;
     Ok(outcome)
 }
 
 /// Its agent still reaches the volume: it sees a standby there that is better connected, and hands over.
 pub async fn partition(world: &mut World) -> Result<Outcome> {
-    let (active, standby) = world.settled(SETTLED).await?;
-    let cut = active.clone();
-    let outcome = world
-        .under_writes(async |world| world.link(&cut, false).await)
-        .await;
-    world.link(&active, true).await?;
-    let outcome = outcome?;
-    let (new_active, _) = world.settled(SETTLED).await?;
-    ensure!(
-        new_active == standby,
-        "{new_active} serves instead of {standby}"
-    );
+    let moved = moves::takes_over(world, async |world, active| world.link(active, false).await);
+    let (outcome, was, is) = moved.await?;
+    world.link(&was, true).await?;
+    moves::serves(world, &is).await?;
     Ok(outcome)
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 use rand::RngExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -120,24 +121,7 @@ async fn forged(world: &mut World, pod: &str, uid: &str, member: &str) -> Result
     let places = world.node_of(pod)?.places.clone();
     let directory = places.root.join("forged");
     let settings = directory.join("settings");
-    std::fs::create_dir_all(&settings)?;
-    let maps: kube::Api<k8s_openapi::api::core::v1::ConfigMap> =
-        kube::Api::namespaced(world.api.client.clone(), &world.api.namespace);
-    let map = maps.get(&format!("{CLUSTER}-config")).await?;
-    let file = format!("{member}.toml");
-    let text = map
-        .data
-        .and_then(|data| data.get(&file).cloned())
-        .context("no such settings")?;
-    std::fs::write(settings.join("member.toml"), text)?;
-    std::fs::create_dir_all(settings.join("peers"))?;
-    let secret = settings.join("peers/secret");
-    std::fs::write(&secret, "a secret that is none of theirs")?;
-    for path in [&secret, &settings.join("member.toml")] {
-        std::os::unix::fs::chown(path, Some(0), Some(places::USER))?;
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o440);
-        std::fs::set_permissions(path, mode)?;
-    }
+    write_settings(world, member, &settings).await?;
     let log = directory.join("log");
     let _former = std::fs::remove_file(&log);
     let _former = ip(&format!("netns del {NETWORK}")).await;
@@ -150,12 +134,9 @@ async fn forged(world: &mut World, pod: &str, uid: &str, member: &str) -> Result
         ("POD_IP", "127.0.0.1"),
         ("NODE_NAME", "node"),
     ];
+    let memory = |to: &str| Mount::Memory { to: to.to_owned() };
     let plan = Plan {
-        group: places
-            .group
-            .join("kubepods")
-            .join(format!("pod{uid}"))
-            .join("forged"),
+        group: places.group.join(format!("kubepods/pod{uid}/forged")),
         network: NETWORK.to_owned(),
         command: ["baton", "run", "--config", "/etc/baton/member.toml"]
             .map(str::to_owned)
@@ -168,28 +149,53 @@ async fn forged(world: &mut World, pod: &str, uid: &str, member: &str) -> Result
                 from: settings,
                 to: "/etc/baton".to_owned(),
             },
-            Mount::Memory {
-                to: "/run/baton/member".to_owned(),
-            },
-            Mount::Memory {
-                to: "/tmp".to_owned(),
-            },
+            memory("/run/baton/member"),
+            memory("/tmp"),
             Mount::Bind {
                 from: places.run.join("agent"),
                 to: "/run/baton/agent".to_owned(),
             },
         ],
         hosts: String::new(),
-        log: log.clone(),
+        log,
         directory,
     };
+    let said = refusal(&plan).await;
+    ip(&format!("netns del {NETWORK}")).await?;
+    said
+}
+
+/// A member's own settings, with a secret of the forger's.
+async fn write_settings(world: &World, member: &str, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to.join("peers"))?;
+    let maps: kube::Api<ConfigMap> =
+        kube::Api::namespaced(world.api.client.clone(), &world.api.namespace);
+    let map = maps.get(&format!("{CLUSTER}-config")).await?;
+    let file = format!("{member}.toml");
+    let text = map.data.and_then(|data| data.get(&file).cloned());
+    let files = [
+        ("member.toml", text.context("no such settings")?),
+        ("peers/secret", "a secret that is none of theirs".to_owned()),
+    ];
+    for (name, text) in files {
+        let path = to.join(name);
+        std::fs::write(&path, text)?;
+        std::os::unix::fs::chown(&path, Some(0), Some(places::USER))?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o440);
+        std::fs::set_permissions(&path, mode)?;
+    }
+    Ok(())
+}
+
+/// Starts it and waits until it has ended or was put off. What it logged.
+async fn refusal(plan: &Plan) -> Result<String> {
     let mut child = plan.start()?;
     let heard = async {
         loop {
-            let text = std::fs::read_to_string(&log).unwrap_or_default();
             let ended = child.try_wait()?.is_some();
+            let text = std::fs::read_to_string(&plan.log).unwrap_or_default();
             if ended || text.contains("no session yet") {
-                return Ok::<_, anyhow::Error>(std::fs::read_to_string(&log)?);
+                return Ok::<_, anyhow::Error>(text);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -197,6 +203,5 @@ async fn forged(world: &mut World, pod: &str, uid: &str, member: &str) -> Result
     let said = tokio::time::timeout(REFUSED, heard).await;
     let _killed = std::fs::write(plan.group.join("cgroup.kill"), "1");
     let _reaped = child.wait().await;
-    ip(&format!("netns del {NETWORK}")).await?;
     said.context("it was neither refused nor put off")?
 }

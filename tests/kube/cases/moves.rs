@@ -10,20 +10,32 @@ use crate::world::World;
 
 const SETTLED: Duration = Duration::from_secs(90);
 
+/// Something happens to the active under load, and the standby serves. Both by their pods' names.
+pub async fn takes_over<F>(world: &mut World, mut happen: F) -> Result<(Outcome, String, String)>
+where
+    F: AsyncFnMut(&mut World, &str) -> Result<()>,
+{
+    let (active, standby) = world.settled(SETTLED).await?;
+    let was = active.clone();
+    let outcome = world.under_writes(async |world| happen(world, &was).await);
+    let outcome = outcome.await?;
+    Ok((outcome, active, standby))
+}
+
+/// Waits until all is well again, with `owner` serving.
+pub async fn serves(world: &mut World, owner: &str) -> Result<String> {
+    let (active, standby) = world.settled(SETTLED).await?;
+    ensure!(active == owner, "{active} serves instead of {owner}");
+    Ok(standby)
+}
+
 /// The planned way: the pod hands over within its grace period, and comes back as the standby.
 pub async fn delete_active(world: &mut World) -> Result<Outcome> {
-    let (active, standby) = world.settled(SETTLED).await?;
-    let gone = active.clone();
-    let outcome = world
-        .under_writes(async |world| world.delete_pod(&gone).await)
-        .await?;
-    let (new_active, new_standby) = world.settled(SETTLED).await?;
+    let (outcome, was, is) =
+        takes_over(world, async |world, active| world.delete_pod(active).await).await?;
+    let standby = serves(world, &is).await?;
     ensure!(
-        new_active == standby,
-        "{new_active} serves instead of {standby}"
-    );
-    ensure!(
-        new_standby == active,
+        standby == was,
         "the deleted pod did not come back as the standby"
     );
     Ok(outcome)
@@ -31,41 +43,27 @@ pub async fn delete_active(world: &mut World) -> Result<Outcome> {
 
 /// As `kubectl drain` does: the eviction is allowed because two members are ready, and hands over.
 pub async fn drain(world: &mut World) -> Result<Outcome> {
-    let (active, standby) = world.settled(SETTLED).await?;
-    let gone = active.clone();
-    let outcome = world
-        .under_writes(async |world| {
-            world.pods().evict(&gone, &EvictParams::default()).await?;
-            Ok(())
-        })
-        .await?;
-    let (new_active, _) = world.settled(SETTLED).await?;
-    ensure!(
-        new_active == standby,
-        "{new_active} serves instead of {standby}"
-    );
+    let (outcome, _, is) = takes_over(world, async |world, active| {
+        world.pods().evict(active, &EvictParams::default()).await?;
+        Ok(())
+    })
+    .await?;
+    serves(world, &is).await?;
     Ok(outcome)
 }
 
-/// The agent sees the session's end, proves the tree empty, unmounts, announces clean.
+/// The agent sees the session's end, proves the tree empty, unmounts, announces clean. Nothing of it waits
+/// for the controller.
 pub async fn kill_container(world: &mut World) -> Result<Outcome> {
-    let (active, standby) = world.settled(SETTLED).await?;
-    let victim = active.clone();
-    // Nothing of it waits for the controller.
     world.stop_controller().await?;
-    let outcome = world
-        .under_writes(async |world| {
-            let pid = world.first_process(&victim).await?;
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL)?;
-            Ok(())
-        })
-        .await?;
+    let (outcome, _, is) = takes_over(world, async |world, active| {
+        let pid = world.first_process(active).await?;
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL)?;
+        Ok(())
+    })
+    .await?;
     world.start_controller().await?;
-    let (new_active, _) = world.settled(SETTLED).await?;
-    ensure!(
-        new_active == standby,
-        "{new_active} serves instead of {standby}"
-    );
+    serves(world, &is).await?;
     Ok(outcome)
 }
 
@@ -97,23 +95,17 @@ pub async fn agent_restart(world: &mut World) -> Result<Outcome> {
 
 /// Nothing of the node says a word: the standby fences it at the volume.
 pub async fn node_lost(world: &mut World) -> Result<Outcome> {
-    let (active, standby) = world.settled(SETTLED).await?;
-    let lost = active.clone();
-    let mut outcome = world
-        .under_writes(async |world| world.node_of(&lost)?.lose().await)
-        .await?;
-    let endpoint = *world.endpoint.borrow();
-    ensure!(endpoint.is_some(), "the Service leads nowhere");
+    let (mut outcome, was, is) = takes_over(world, async |world, active| {
+        world.node_of(active)?.lose().await
+    })
+    .await?;
     let audit = world.audit().await?;
-    outcome.notes.push(format!(
-        "{} fences at the volume so far",
-        audit.fences.len()
-    ));
-    world.restore_node(&active).await?;
-    let (new_active, _) = world.settled(SETTLED).await?;
-    ensure!(
-        new_active == standby,
-        "{new_active} serves instead of {standby}"
-    );
+    ensure!(!audit.fences.is_empty(), "nobody was fenced at the volume");
+    let count = audit.fences.len();
+    outcome
+        .notes
+        .push(format!("{count} fences at the volume so far"));
+    world.restore_node(&was).await?;
+    serves(world, &is).await?;
     Ok(outcome)
 }
