@@ -237,6 +237,16 @@ impl World {
         }
     }
 
+    /// Waits until the Service leads to this pod.
+    pub async fn leads_to(&self, pod: &str) -> Result<()> {
+        let address = places::pod_address(pod);
+        let mut endpoint = self.endpoint.clone();
+        let there = endpoint.wait_for(|to| to.is_some_and(|to| to.ip() == address));
+        let there = tokio::time::timeout(RETURNED, there).await;
+        there.with_context(|| format!("the Service does not lead to {pod}"))??;
+        Ok(())
+    }
+
     /// The site's Lease.
     pub async fn lease(&self) -> Result<Lease> {
         let leases: Api<Lease> = Api::namespaced(self.api.client.clone(), &self.api.namespace);

@@ -87,12 +87,24 @@ async fn garbage(socket: &Path) -> Result<()> {
             let length = u32::try_from(text.len())?.to_le_bytes();
             bytes.splice(1.., length.into_iter().chain(*text));
         }
-        let mut stream = UnixStream::connect(socket).await?;
+        let mut stream = connect(socket).await?;
         // An agent that has heard enough closes; that is no failure.
         let _written = stream.write_all(&bytes).await;
         let _closed = stream.shutdown().await;
     }
     Ok(())
+}
+
+/// Waits where the agent's queue is full, as a blocking connect(2) does.
+async fn connect(socket: &Path) -> Result<UnixStream> {
+    loop {
+        match UnixStream::connect(socket).await {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            connected => return Ok(connected?),
+        }
+    }
 }
 
 /// This program itself: the first words are right, the process is not in a pod.

@@ -16,8 +16,11 @@ where
     F: AsyncFnMut(&mut World, &str) -> Result<()>,
 {
     let (active, standby) = world.settled(SETTLED).await?;
-    let was = active.clone();
-    let outcome = world.under_writes(async |world| happen(world, &was).await);
+    let (was, is) = (active.clone(), standby.clone());
+    let outcome = world.under_writes(async |world| {
+        happen(world, &was).await?;
+        world.leads_to(&is).await
+    });
     let outcome = outcome.await?;
     Ok((outcome, active, standby))
 }
