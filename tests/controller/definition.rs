@@ -6,10 +6,13 @@ use serde_json::{Value, json};
 
 use crate::world::World;
 
+/// What is wrong with a cluster's specification.
+type Change = fn(&mut Value);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_definition_refuses_what_contradicts_itself() {
     let world = World::new().await;
-    let cases: [(&str, fn(&mut Value)); 9] = [
+    let cases: [(&str, Change); 9] = [
         ("at least 2", |spec| {
             spec["members"] = json!([{"name": "a"}])
         }),
