@@ -12,7 +12,7 @@ use std::time::Duration;
 use baton::postgres::{
     self, Instance, Isolation, OsUser, Programs, Session, StartedBy, StopBounds,
 };
-use baton::volume::{self, Label, Marker, Mounted};
+use baton::volume::{self, Label, Marker, Mounted, UnmountError};
 use fencing::model::{Executed, Model, Quirks};
 use fencing::{
     AbsenceEvidence, Claim, ClusterTag, Epoch, Expectation, FenceSequence, KeyFlags, Limits,
@@ -120,7 +120,7 @@ impl Volume {
         let marker = Marker::new(CLUSTER, SITE, uuid, permit.epoch());
         marker.write(&permit, mounted.mount_point()).unwrap();
         mounted.sync().unwrap();
-        mounted.unmount().unwrap();
+        unmount(mounted);
         volume::finish(&permit, self.device(), &label()).unwrap();
         self.mount()
     }
@@ -231,4 +231,23 @@ pub fn started_by(baton: &Path) -> StartedBy<'_> {
         node_lock: None,
         isolation: Isolation::Namespace,
     }
+}
+
+/// Unmounts; a child that another test is just starting has this process's files open until it becomes another
+/// program, so a busy volume is tried again, for a while.
+#[allow(clippy::disallowed_methods, reason = "there is no event to wait for")]
+pub fn unmount(mut mounted: Mounted) {
+    for _ in 0..500 {
+        let still = match mounted.unmount() {
+            Ok(()) => return,
+            Err(still) => *still,
+        };
+        assert!(
+            matches!(still.cause, UnmountError::Busy { .. }),
+            "{still:?}"
+        );
+        mounted = still.mounted.expect("its root can be opened");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the volume stays busy");
 }

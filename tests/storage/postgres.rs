@@ -15,7 +15,9 @@ use baton::postgres::{
 use fencing::Epoch;
 use fs2::FileExt;
 
-use crate::harness::{BATON, BOUNDS, LONG, Volume, block_on, label, permit, start, started_by};
+use crate::harness::{
+    BATON, BOUNDS, LONG, Volume, block_on, label, permit, start, started_by, unmount,
+};
 use baton::volume::{Cleanliness, Superblock};
 
 fn controldata(instance: &Instance, key: &str) -> String {
@@ -129,7 +131,7 @@ fn a_new_database_serves_stops_and_serves_again() {
         let (mut launched, _session) = start(&instance, 2).await;
         stop_fast(&mut launched).await;
     });
-    mounted.unmount().unwrap();
+    unmount(mounted);
 }
 
 /// The phases of a hand-over and how long each took, in milliseconds.
@@ -196,7 +198,7 @@ fn hand_overs_and_take_overs_one_after_another() {
     let mounted = volume.prepare();
     let instance = volume.instance();
     postgres::initdb(&permit(1).licence(), &instance).unwrap();
-    mounted.unmount().unwrap();
+    unmount(mounted);
     block_on(async {
         let mut phases = Phases::begin();
         for epoch in 1..=5 {
@@ -212,7 +214,7 @@ fn hand_overs_and_take_overs_one_after_another() {
             phases.lap("stop");
             mounted.sync().unwrap();
             phases.lap("sync");
-            mounted.unmount().unwrap();
+            unmount(mounted);
             phases.lap("unmount");
             let superblock = Superblock::read(volume.device()).unwrap();
             assert_eq!(superblock.cleanliness(), Cleanliness::Clean);
@@ -230,7 +232,7 @@ fn hand_overs_and_take_overs_one_after_another() {
                 StopOutcome::Stuck
             );
             mounted.shut_down().unwrap();
-            mounted.unmount().unwrap();
+            unmount(mounted);
             let superblock = Superblock::read(volume.device()).unwrap();
             assert_eq!(superblock.cleanliness(), Cleanliness::NeedsRecovery);
             phases = Phases::begin();
@@ -281,7 +283,7 @@ fn a_frozen_tree_is_killed_after_its_bounds() {
         };
         assert_eq!(outcome, expected);
     });
-    mounted.unmount().unwrap();
+    unmount(mounted);
 }
 
 #[test]
@@ -339,7 +341,7 @@ fn each_way_of_stopping_leaves_what_it_should() {
             panic!("{again:?}")
         };
     });
-    mounted.unmount().unwrap();
+    unmount(mounted);
 }
 
 #[test]
@@ -404,7 +406,7 @@ fn what_must_not_be_started_is_refused() {
         read(),
         Err(DataDirectoryError::WalElsewhere { .. })
     ));
-    mounted.unmount().unwrap();
+    unmount(mounted);
 }
 
 #[test]
@@ -430,7 +432,7 @@ fn a_port_in_use_is_named_and_nothing_is_left() {
         };
         assert!(log.contains("Address already in use"), "{log}");
     });
-    mounted.unmount().unwrap();
+    unmount(mounted);
 }
 
 #[test]
@@ -457,7 +459,7 @@ fn another_servers_socket_is_left_alone() {
         );
     });
     assert!(path.exists());
-    mounted.unmount().unwrap();
+    unmount(mounted);
 }
 
 #[test]
@@ -482,7 +484,7 @@ fn programs_that_cannot_be_run_are_reported() {
         };
         assert!(log.contains("/nonexistent/postgres"), "{log}");
     });
-    mounted.unmount().unwrap();
+    unmount(mounted);
 }
 
 /// The processes of one tree, by the user's uid and the data directory of their postmaster.
@@ -531,7 +533,7 @@ fn a_crash_of_the_postmaster_ends_the_tree_and_the_next_start_recovers() {
         );
         stop_fast(&mut launched).await;
     });
-    mounted.unmount().unwrap();
+    unmount(mounted);
 }
 
 /// The environment variable that makes `as_a_member_that_is_killed` one, with its directory.

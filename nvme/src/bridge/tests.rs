@@ -207,7 +207,7 @@ impl BridgeProcess {
     fn leaves_nothing(&self) {
         match self.behind {
             Behind::Fuse(_) => assert!(
-                !self.is_attached(),
+                soon(|| !self.is_attached()),
                 "the loop device went with its last user"
             ),
             Behind::Ublk(_) => {
@@ -236,6 +236,19 @@ impl BridgeProcess {
         let backing = Path::new("/sys/block").join(name).join("loop/backing_file");
         std::fs::read_to_string(backing).is_ok_and(|text| text.contains("namespace"))
     }
+}
+
+/// Whether it becomes true: a child that another test is just starting has this process's files open
+/// until it becomes another program, and nothing tells when that is.
+#[allow(clippy::disallowed_methods, reason = "there is no event to wait for")]
+fn soon(mut is: impl FnMut() -> bool) -> bool {
+    (0..500).any(|_| {
+        let is = is();
+        if !is {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        is
+    })
 }
 
 impl Drop for BridgeProcess {
@@ -274,7 +287,12 @@ impl MountPoint {
     }
 
     fn unmount(&self) {
-        umount2(self.0.path(), MntFlags::empty()).expect("unmount");
+        let mut last = Ok(());
+        let unmounted = soon(|| {
+            last = umount2(self.0.path(), MntFlags::empty());
+            last != Err(nix::errno::Errno::EBUSY)
+        });
+        assert!(unmounted && last.is_ok(), "unmount: {last:?}");
     }
 
     fn path(&self, name: &str) -> PathBuf {
