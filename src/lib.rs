@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod api;
 pub mod attachment;
+mod backoff;
 pub mod clock;
 pub mod cluster;
 pub mod commands;
@@ -13,6 +14,7 @@ pub mod controller;
 pub mod decide;
 pub mod doctor;
 pub mod drill;
+mod hex;
 pub mod journal;
 pub mod kubernetes;
 pub mod lab;

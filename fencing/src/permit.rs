@@ -30,13 +30,7 @@ pub enum Drain {
 /// It proves what was true at `proven_at`; [`WritePermit::confirm`] proves it again.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[must_use = "a permit that nobody uses leaves the volume fenced and unserved"]
-pub struct WritePermit {
-    host: HostId,
-    key: ReservationKey,
-    proven_at: Mono,
-    generation: u32,
-    drain: Drain,
-}
+pub struct WritePermit(PermitRecord);
 
 /// A permit's word to the process that runs PostgreSQL: it may start it on the mounted volume.
 ///
@@ -79,20 +73,7 @@ impl PermitRecord {
     /// # Errors
     /// The report does not show it.
     pub fn resume(self, report: &ReservationReport) -> Result<WritePermit, PermitLost> {
-        let Self {
-            host,
-            key,
-            proven_at,
-            generation,
-            drain,
-        } = self;
-        let permit = WritePermit {
-            host,
-            key,
-            proven_at,
-            generation,
-            drain,
-        };
+        let permit = WritePermit(self);
         permit.confirm(report)?;
         Ok(permit)
     }
@@ -152,18 +133,18 @@ impl WritePermit {
         if let Some(victim) = preempted.iter().find(|victim| mailbox.has_key(**victim)) {
             return Err(PermitLost::VictimRegistered { key: *victim });
         }
-        Ok(Self {
+        Ok(Self(PermitRecord {
             host,
             key,
             proven_at: now,
             generation: mailbox.generation,
             drain,
-        })
+        }))
     }
 
     /// The holder's key was replaced since, and says that the fence is proven.
     pub(crate) fn under_key(self, key: ReservationKey) -> Self {
-        Self { key, ..self }
+        Self(PermitRecord { key, ..self.0 })
     }
 
     /// Checks against a fresh report that the permit still stands: this host holds, Write Exclusive,
@@ -171,67 +152,61 @@ impl WritePermit {
     /// may have registered again, even with its old key: it cannot write.
     pub fn confirm(&self, report: &ReservationReport) -> Result<(), PermitLost> {
         let mailbox = Mailbox::read(report, self.cluster());
-        check_hold(&mailbox, self.host, self.key)
+        check_hold(&mailbox, self.0.host, self.0.key)
     }
 
     /// The permit written down.
     pub fn record(&self) -> PermitRecord {
-        PermitRecord {
-            host: self.host,
-            key: self.key,
-            proven_at: self.proven_at,
-            generation: self.generation,
-            drain: self.drain,
-        }
+        self.0.clone()
     }
 
     /// The host that may write.
     pub fn host(&self) -> HostId {
-        self.host
+        self.0.host
     }
 
     /// The key with which it held when this was proven, or the one that said so right after. If the
     /// reply to the latter was lost, the registered key is one beat further.
     pub fn key(&self) -> ReservationKey {
-        self.key
+        self.0.key
     }
 
     /// The cluster that owns the volume.
     pub fn cluster(&self) -> ClusterTag {
-        self.key.cluster
+        self.0.key.cluster
     }
 
     /// The member that may write.
     pub fn member(&self) -> MemberId {
-        self.key.member
+        self.0.key.member
     }
 
     /// The epoch of this ownership.
     pub fn epoch(&self) -> Epoch {
-        self.key.epoch
+        self.0.key.epoch
     }
 
     /// The word that PostgreSQL may be started under this permit.
     pub fn licence(&self) -> Licence {
         Licence {
-            epoch: self.key.epoch,
-            member: self.key.member,
+            epoch: self.0.key.epoch,
+            member: self.0.key.member,
         }
     }
 
     /// When it was proven.
     pub fn proven_at(&self) -> Mono {
-        self.proven_at
+        self.0.proven_at
     }
 
     /// GEN of the report that proved it.
     pub fn generation(&self) -> u32 {
-        self.generation
+        self.0.generation
     }
 
     /// How the earlier owners' commands were proven over.
     pub fn drain(&self) -> Drain {
-        self.drain
+        self.0.drain
     }
 }
 

@@ -5,7 +5,6 @@
 //! its volume up.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -239,9 +238,9 @@ impl Client {
     }
 
     /// The answer; none if it does not come within `bound`, or the agent goes away.
-    fn ask(&self, what: What, bound: Duration) -> impl Future<Output = Option<Answer>> + use<> {
+    async fn ask(&self, what: What, bound: Duration) -> Option<Answer> {
         let (_, answer) = self.put(what);
-        async move { tokio::time::timeout(bound, answer).await.ok()?.ok() }
+        tokio::time::timeout(bound, answer).await.ok()?.ok()
     }
 
     fn put(&self, what: What) -> (u64, oneshot::Receiver<Answer>) {

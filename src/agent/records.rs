@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::protocol::Hello;
 use crate::attachment::{Outlive, Record, Settings};
 use crate::config::{Fencing, Volume};
+use crate::node_lock::Owner;
 
 /// One session.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,16 @@ pub(super) struct Saved {
 }
 
 impl Saved {
+    /// Whose the lock of the host identity is.
+    pub fn owner_of_lock(&self) -> Owner<'_> {
+        Owner {
+            cluster: &self.hello.cluster,
+            member: &self.hello.member,
+            runtime_dir: &self.runtime_dir,
+            volume: &self.volume,
+        }
+    }
+
     /// The settings of its attachment.
     pub fn settings(&self, outlive: &Outlive) -> Settings {
         let Hello {

@@ -28,6 +28,7 @@ use crate::attachment::whole;
 use crate::cluster::names;
 use crate::cluster::{BatonCluster, VolumeSpec, VolumeTransport};
 use crate::config::{Transport, Volume};
+use crate::hex::hex;
 
 /// How long one question to the API server may take.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -62,14 +63,14 @@ pub(super) struct Refusal {
     pub again: bool,
 }
 
-fn refuse(why: impl Into<String>) -> Refusal {
+pub(super) fn refuse(why: impl Into<String>) -> Refusal {
     Refusal {
         why: why.into(),
         again: false,
     }
 }
 
-fn later(why: impl Into<String>) -> Refusal {
+pub(super) fn later(why: impl Into<String>) -> Refusal {
     Refusal {
         why: why.into(),
         again: true,
@@ -307,12 +308,7 @@ impl Platform {
     fn runtime_dir(&self, volume: &Volume) -> PathBuf {
         let named = format!("{} {}", volume.subsystem.as_str(), volume.namespace_id);
         let digest = Sha256::digest(named.as_bytes());
-        let short: String = digest
-            .iter()
-            .take(8)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        self.node.state.join("volumes").join(short)
+        self.node.state.join("volumes").join(hex(&digest[..8]))
     }
 }
 

@@ -17,12 +17,12 @@ use super::cleanup::clean_up;
 use super::identity::{self, Peer};
 use super::protocol::{Greeting, Hello, PROTOCOL, Said, Welcome, receive, send};
 use super::records::{Records, Saved};
-use super::resolve::{Node, Platform, Refusal};
+use super::resolve::{Node, Platform, Refusal, later, refuse};
 use super::session::{self, Ended, Session};
 use super::{descriptor, tree};
 use crate::attachment::{Attachment, Found, Outlive, Record, Tell, whole};
 use crate::clock;
-use crate::node_lock::{NodeLock, Owner};
+use crate::node_lock::NodeLock;
 
 /// How long a peer may take for its first words.
 const HELLO: Duration = Duration::from_secs(5);
@@ -145,20 +145,20 @@ impl Agent {
         };
         let (lock, hello) = tokio::time::timeout(HELLO, first_words)
             .await
-            .map_err(|_elapsed| refused("the first words did not come"))?
-            .map_err(|error: io::Error| refused(&whole(error)))?;
+            .map_err(|_elapsed| refuse("the first words did not come"))?
+            .map_err(|error: io::Error| refuse(whole(error)))?;
         if hello.protocol != PROTOCOL {
             let theirs = hello.protocol;
-            return Err(refused(&format!(
+            return Err(refuse(format!(
                 "protocol {theirs} instead of {PROTOCOL}: pod and agent must be of one release"
             )));
         }
         let groups = &self.platform.node().control_groups;
-        let peer = identity::peer(stream, groups).map_err(|error| refused(&whole(error)))?;
+        let peer = identity::peer(stream, groups).map_err(|error| refuse(whole(error)))?;
         let pod = peer.pod;
         let admitted = match self.take_waiting(&peer) {
             Some(saved) => self.resume(peer, saved, lock).await,
-            None if hello.resume => Err(refused(
+            None if hello.resume => Err(refuse(
                 "the volume of this pod was given up while the agent was away",
             )),
             None => self.open(peer, hello).await,
@@ -184,16 +184,14 @@ impl Agent {
         };
         let owner = saved.clone();
         let lock = tokio::task::spawn_blocking(move || lock(&owner)).await;
-        let lock = lock
-            .map_err(|error| again(&whole(error)))?
-            .map_err(|error| again(&error))?;
+        let lock = lock.map_err(|error| later(whole(error)))?.map_err(later)?;
         let (out, said) = mpsc::unbounded_channel();
         let settings = saved.settings(&self.outlive);
         let attachment = Attachment::open(settings, tell(&out)).await;
-        let attachment = attachment.map_err(|error| again(&whole(error)))?;
+        let attachment = attachment.map_err(|error| later(whole(error)))?;
         self.records
             .save(&saved)
-            .map_err(|error| again(&whole(error)))?;
+            .map_err(|error| later(whole(error)))?;
         Ok(Opened {
             claim,
             attachment: Arc::new(attachment),
@@ -220,9 +218,9 @@ impl Agent {
             let another = peer.container != saved.container;
             self.waiting().push(saved);
             return Err(if another {
-                again("an earlier container of this pod is not cleaned up after yet")
+                later("an earlier container of this pod is not cleaned up after yet")
             } else {
-                refused("this is not the process that had the session")
+                refuse("this is not the process that had the session")
             });
         };
         let (out, said) = mpsc::unbounded_channel();
@@ -240,7 +238,7 @@ impl Agent {
             }),
             Err(error) => {
                 self.waiting().push(saved);
-                Err(again(&whole(error)))
+                Err(later(whole(error)))
             }
         }
     }
@@ -345,7 +343,7 @@ impl Agent {
             }
             let left = clock::now().until(until);
             if tokio::time::timeout(left, changed).await.is_err() {
-                return Err(again(&format!(
+                return Err(later(format!(
                     "{key} has a session already, or is being cleaned up"
                 )));
             }
@@ -409,25 +407,13 @@ fn listen(socket: &Path) -> Result<UnixListener, AgentError> {
 }
 
 fn lock(saved: &Saved) -> Result<OwnedFd, String> {
-    let owner = Owner {
-        cluster: &saved.hello.cluster,
-        member: &saved.hello.member,
-        runtime_dir: &saved.runtime_dir,
-        volume: &saved.volume,
-    };
-    let lock = NodeLock::take(owner).map_err(whole)?;
+    let lock = NodeLock::take(saved.owner_of_lock()).map_err(whole)?;
     lock.as_fd().try_clone_to_owned().map_err(whole)
 }
 
 /// Whether this descriptor is the lock's, and the lock is taken through it.
 fn is_lock_of(lock: &OwnedFd, saved: &Saved) -> bool {
-    let owner = Owner {
-        cluster: &saved.hello.cluster,
-        member: &saved.hello.member,
-        runtime_dir: &saved.runtime_dir,
-        volume: &saved.volume,
-    };
-    NodeLock::is_held_through(owner, lock.as_fd())
+    NodeLock::is_held_through(saved.owner_of_lock(), lock.as_fd())
 }
 
 fn tell(out: &mpsc::UnboundedSender<Said>) -> Tell {
@@ -436,20 +422,6 @@ fn tell(out: &mpsc::UnboundedSender<Said>) -> Tell {
         // The writer ends with its connection.
         let _closed = out.send(Said::Happened(happening));
     })
-}
-
-fn refused(why: &str) -> Refusal {
-    Refusal {
-        why: why.to_owned(),
-        again: false,
-    }
-}
-
-fn again(why: &str) -> Refusal {
-    Refusal {
-        why: why.to_owned(),
-        again: true,
-    }
 }
 
 fn failed(attempted: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AgentError {

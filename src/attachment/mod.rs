@@ -126,6 +126,10 @@ impl Attachment {
         Ok(permit.licence())
     }
 
+    fn keep_permit(&self, permit: WritePermit) {
+        *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(permit));
+    }
+
     /// The permit in hand must not be used: the fence that proved it was given up.
     pub fn drop_permit(&self) {
         *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = None;

@@ -1,7 +1,5 @@
 //! Steps on the reservation.
 
-use std::sync::{Arc, PoisonError};
-
 use fencing::{Epoch, KeyFlags, Mailbox, Mono};
 use nvme::Namespace;
 
@@ -39,17 +37,12 @@ impl Attachment {
         let volume = &*self.carrier;
         match self.further.fence(&self.keeper, volume, &order).await {
             Ok(permit) => {
-                let facts = PermitFacts {
-                    epoch: permit.epoch(),
-                    key: permit.key(),
-                    proven_at: permit.proven_at(),
-                };
+                let facts = PermitFacts::from(&permit);
                 let ended = self
                     .looked((Outcome::Fenced(facts), Changes::default()))
                     .await;
                 // Last of all: a fence that is given up before its end leaves no permit.
-                *self.permit.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(Arc::new(permit));
+                self.keep_permit(permit);
                 ended
             }
             Err(not_fenced) => {

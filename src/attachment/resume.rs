@@ -3,8 +3,8 @@
 //! Device and mount outlive their process. What it knew of them is written down after each step, so that
 //! the next process finds them again; the permit comes back only if a fresh report confirms its hold.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use fencing::{Epoch, PermitRecord};
 use nvme::Namespace;
@@ -152,13 +152,8 @@ impl Attachment {
         };
         match permit {
             Ok(permit) => {
-                let facts = PermitFacts {
-                    epoch: permit.epoch(),
-                    key: permit.key(),
-                    proven_at: permit.proven_at(),
-                };
-                *self.permit.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(Arc::new(permit));
+                let facts = PermitFacts::from(&permit);
+                self.keep_permit(permit);
                 Some(facts)
             }
             Err(cause) => {

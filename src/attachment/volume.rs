@@ -14,7 +14,8 @@ use crate::clock;
 use crate::decide::{Mount, Outcome, VolumeFacts};
 use crate::postgres::DataDirectory;
 use crate::volume::{
-    self, Bounded, Cleanliness, Contents, Label, Marker, Mounted, StillMounted, Superblock,
+    self, Bounded, Cleanliness, Contents, Label, Marker, MountEntry, Mounted, StillMounted,
+    Superblock,
 };
 
 impl Attachment {
@@ -162,26 +163,29 @@ impl Attachment {
 
     /// Whether anything is mounted, by the kernel's own table: what an error did not tell.
     pub(super) async fn mount_as_found(&self) -> Changes {
+        mount_is(match self.mount_entry().await {
+            Ok(None) => Mount::Unmounted,
+            Ok(Some(_)) => Mount::Mounted,
+            Err(_) => Mount::Stuck,
+        })
+    }
+
+    async fn mount_entry(&self) -> Result<Option<MountEntry>, Done> {
         let mount_point = self.settings.volume.mount_point.clone();
         let look = move || volume::mounted_at(&mount_point);
-        match self.blocking("mount-table", Mono::MAX, look).await {
-            Ok(Ok(None)) => mount_is(Mount::Unmounted),
-            Ok(Ok(Some(_))) => mount_is(Mount::Mounted),
-            Ok(Err(_)) | Err(_) => mount_is(Mount::Stuck),
-        }
+        let looked = self.blocking("mount-table", Mono::MAX, look).await?;
+        looked.map_err(|error| failed(whole(error)))
     }
 
     /// A filesystem that the kernel stopped writing to, after an error of its device, serves nobody
     /// any more: only a fresh mount does.
     pub async fn mount_if_dead(&self) -> Changes {
-        let mount_point = self.settings.volume.mount_point.clone();
-        let look = move || volume::mounted_at(&mount_point);
         let dead = |options: &str| {
             let mut options = options.split(',');
             options.any(|option| matches!(option, "ro" | "emergency_ro" | "shutdown"))
         };
-        match self.blocking("mount-table", Mono::MAX, look).await {
-            Ok(Ok(Some(entry))) if dead(&entry.super_options) => mount_is(Mount::Stuck),
+        match self.mount_entry().await {
+            Ok(Some(entry)) if dead(&entry.super_options) => mount_is(Mount::Stuck),
             Ok(_) | Err(_) => Changes::default(),
         }
     }

@@ -7,7 +7,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::control::{self, Ownerships, Reply, Request};
 use crate::decide::Incarnation;
-use crate::lease::LeaseStore;
+use crate::lease::{LeaseStore, Ownership};
 
 use super::reach::{Output, OutputArgs, Reach, print_json, print_table};
 
@@ -73,23 +73,7 @@ fn print(history: &Ownerships, steps: usize) {
         steps: all,
         journal,
     } = history;
-    let rows: Vec<_> = changes
-        .iter()
-        .map(|change| {
-            let how = if change.planned {
-                "planned"
-            } else {
-                "unplanned"
-            };
-            [
-                change.epoch.to_string(),
-                change.name.clone(),
-                how.to_owned(),
-                change.at.to_string(),
-            ]
-        })
-        .collect();
-    print_table(["Epoch", "Owner", "Change", "Since"], &rows);
+    print_changes(changes);
     if let Some(error) = lease_error {
         println!("the changes are unknown: {error}");
     }
@@ -112,4 +96,25 @@ fn print(history: &Ownerships, steps: usize) {
         })
         .collect();
     print_table(["At", "Epoch", "Step", "Took", "Outcome", "Why"], &rows);
+}
+
+/// The changes of ownership, as a table.
+pub(super) fn print_changes(changes: &[Ownership]) {
+    let rows: Vec<_> = changes
+        .iter()
+        .map(|change| {
+            let how = if change.planned {
+                "planned"
+            } else {
+                "unplanned"
+            };
+            [
+                change.epoch.to_string(),
+                change.name.clone(),
+                how.to_owned(),
+                change.at.to_string(),
+            ]
+        })
+        .collect();
+    print_table(["Epoch", "Owner", "Change", "Since"], &rows);
 }

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::request::{RequestError, ask};
 use crate::cluster::{BatonCluster, FIELD_MANAGER, names};
+use crate::hex::hex;
 
 /// An object as it should be, with the name of its resource.
 #[derive(Clone, Debug)]
@@ -25,10 +26,7 @@ impl Wanted {
     /// from something else, and may have more than it should.
     pub fn new(mut object: Value) -> Self {
         let digest = Sha256::digest(object.to_string());
-        let digest: String = digest[..8]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let digest = hex(&digest[..8]);
         let text =
             |object: &Value, field: &str| object[field].as_str().unwrap_or_default().to_owned();
         let (api_version, kind) = (text(&object, "apiVersion"), text(&object, "kind"));

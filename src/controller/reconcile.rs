@@ -26,6 +26,7 @@ use super::watch::Stores;
 use super::{leave, status};
 use crate::clock;
 use crate::cluster::{BatonCluster, BatonClusterStatus, FIELD_MANAGER, names};
+use crate::hex::hex;
 
 /// Between two looks at a cluster where nothing has changed.
 const CALM: Duration = Duration::from_secs(600);
@@ -191,7 +192,7 @@ impl Look<'_> {
         let name = names::peer_secret(self.cluster.cluster());
         if around.secrets.get(&name).is_none_or(Option::is_none) {
             let secret: [u8; 32] = rand::random();
-            let secret = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+            let secret = hex(&secret);
             let secret = objects::peer_secret(self.cluster, secret);
             let secrets: Api<Secret> = self.api();
             let how = creation();

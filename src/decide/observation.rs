@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use fencing::{Epoch, Mailbox, MemberId, Mono, ReservationKey};
+use fencing::{Epoch, Mailbox, MemberId, Mono, ReservationKey, WritePermit};
 use nvme::HostId;
 use serde::{Deserialize, Serialize};
 
@@ -267,6 +267,16 @@ pub struct PermitFacts {
     pub key: ReservationKey,
     /// When.
     pub proven_at: Mono,
+}
+
+impl From<&WritePermit> for PermitFacts {
+    fn from(permit: &WritePermit) -> Self {
+        Self {
+            epoch: permit.epoch(),
+            key: permit.key(),
+            proven_at: permit.proven_at(),
+        }
+    }
 }
 
 /// Facts of this machine.

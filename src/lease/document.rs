@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::Writer;
 use crate::clock::Wall;
 use crate::decide::{Incarnation, Lease, LeaseRecord, LeaseVersion};
+use crate::hex::hex;
 
 /// First word of the file and version of its format.
 const MAGIC: &str = "baton-lease 1 ";
@@ -160,8 +161,5 @@ pub(super) fn follow(
 }
 
 fn digest(body: &[u8]) -> String {
-    Sha256::digest(body)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(&Sha256::digest(body))
 }

@@ -24,10 +24,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-use crate::clock;
 use crate::config::Config;
 use crate::decide::RoleName;
 use crate::kubernetes::{Access, Failure, PodFacts, PodFactsError};
+use crate::{backoff, clock};
 use endpoints::Endpoints;
 use pooler::Pooler;
 use slice::Target;
@@ -340,7 +340,9 @@ fn settle(
         Ok(Reached::Superseded(by)) => Leg::Superseded { by },
         Err(error) => {
             *failures = failures.saturating_add(1);
-            pause = Some(backoff(*failures));
+            let earlier = *failures - 1;
+            let chance = rand::random();
+            pause = Some(backoff::pause(FIRST_PAUSE, LONGEST_PAUSE, earlier, chance));
             let error = chain(&error);
             if *failures == 1 {
                 warn!(
@@ -365,12 +367,6 @@ fn settle(
         *dealt = Some(order);
     });
     pause
-}
-
-fn backoff(failures: u32) -> Duration {
-    let times = 2_u32.saturating_pow(failures.saturating_sub(1).min(8));
-    let pause = (FIRST_PAUSE * times).min(LONGEST_PAUSE);
-    pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)
 }
 
 /// Waits for another order, or for the pause to be over; false when there will be none any more.

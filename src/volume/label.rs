@@ -4,6 +4,8 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
+use crate::hex::hex;
+
 /// Whose a volume is: an ext4 label of `baton:` and ten hexadecimal digits of the SHA-256 of the
 /// cluster's and the site's names.
 ///
@@ -25,10 +27,7 @@ impl Label {
         hash.update((cluster.len() as u64).to_be_bytes());
         hash.update(cluster.as_bytes());
         hash.update(site.as_bytes());
-        let digits = hash.finalize()[..5]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let digits = hex(&hash.finalize()[..5]);
         Self { digits }
     }
 

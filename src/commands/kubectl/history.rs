@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::super::reach::{Output, print_json, print_table};
+use super::super::history::print_changes;
+use super::super::reach::{Output, print_json};
 use super::site::Site;
 
 /// Shows the changes of ownership that the Lease has.
@@ -12,22 +13,6 @@ pub async fn show(site: &Site, output: Output) -> anyhow::Result<ExitCode> {
         print_json(&changes)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let rows: Vec<_> = changes
-        .iter()
-        .map(|change| {
-            let how = if change.planned {
-                "planned"
-            } else {
-                "unplanned"
-            };
-            [
-                change.epoch.to_string(),
-                change.name.clone(),
-                how.to_owned(),
-                change.at.to_string(),
-            ]
-        })
-        .collect();
-    print_table(["Epoch", "Owner", "Change", "Since"], &rows);
+    print_changes(&changes);
     Ok(ExitCode::SUCCESS)
 }

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::{ObjectError, member_toml, owned, selector};
 use crate::cluster::{BatonCluster, MemberSpec, names};
+use crate::hex::hex;
 
 /// Where things are within a pod.
 pub(super) mod paths {
@@ -102,11 +103,7 @@ pub fn template(
     let mut digest = Sha256::new();
     digest.update(serde_json::to_vec(&spec(cluster, member))?);
     digest.update(member_toml(cluster, number, member)?);
-    let digest = digest.finalize();
-    Ok(digest[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hex(&digest.finalize()[..8]))
 }
 
 fn spec(cluster: &BatonCluster, member: &MemberSpec) -> PodSpec {

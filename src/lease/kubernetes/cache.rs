@@ -11,6 +11,7 @@ use fencing::Mono;
 use k8s_openapi::api::coordination::v1::Lease as Object;
 
 use super::object::{Document, Owner, Trouble};
+use crate::backoff;
 use crate::decide::LeaseVersion;
 use crate::lease::Reading;
 
@@ -118,8 +119,7 @@ impl Cache {
     /// A request failed. `jitter` is from 0 to 1.
     pub fn failed(&mut self, why: String, now: Mono, jitter: f64) {
         let times = self.failed.as_ref().map_or(0, |(times, _, _)| *times);
-        let pause = (FIRST_PAUSE * 2_u32.saturating_pow(times.min(8))).min(LONGEST_PAUSE);
-        let next = now + pause.mul_f64(0.5 + jitter / 2.0);
+        let next = now + backoff::pause(FIRST_PAUSE, LONGEST_PAUSE, times, jitter);
         self.failed = Some((times.saturating_add(1), why, next));
     }
 

@@ -16,9 +16,9 @@ use tracing::{debug, info, warn};
 
 use super::Shared;
 use super::cache::Source;
-use crate::clock;
 use crate::decide::LeaseVersion;
 use crate::kubernetes::{Failure, within};
+use crate::{backoff, clock};
 
 /// How long the server keeps a stream open: an ordinary client's choice. Each end costs a request.
 const STREAM: Duration = Duration::from_secs(290);
@@ -61,9 +61,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
         if clock::now().since(began) > LONGEST_PAUSE {
             failures = 0;
         }
-        let pause = (FIRST_PAUSE * 2_u32.saturating_pow(failures.min(8))).min(LONGEST_PAUSE);
+        let pause = backoff::pause(FIRST_PAUSE, LONGEST_PAUSE, failures, rand::random());
         failures = failures.saturating_add(1);
-        tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
