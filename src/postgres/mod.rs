@@ -13,6 +13,7 @@ mod data_directory;
 mod initdb;
 mod instance;
 mod process;
+pub mod replication;
 mod session;
 mod start;
 mod stop;

@@ -1,0 +1,35 @@
+//! Streaming replication between sites, as PostgreSQL does it: configured, watched, switched, seeded,
+//! brought back.
+//!
+//! Every function is one action with a deadline and an outcome. Which site's PostgreSQL is the primary,
+//! which replicas it waits for and when one is promoted is decided elsewhere.
+
+mod facts;
+mod source;
+
+pub use facts::{Facts, Follower, Position, Probe, Slot, WalStatus};
+pub use source::{Replication, Serving, Source};
+
+/// What the names of Baton's slots and of its replicas' connections begin with.
+pub const NAME_PREFIX: &str = "baton_";
+
+/// The name of a site's slot, and of its connection, at the primary: `baton_` and the site's name with
+/// `_` for whatever PostgreSQL does not take in a slot's name.
+pub fn name_of(site: &str) -> String {
+    let plain = |c: char| match c.to_ascii_lowercase() {
+        c if c.is_ascii_alphanumeric() => c,
+        _ => '_',
+    };
+    NAME_PREFIX.chars().chain(site.chars().map(plain)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_a_slot_may_be_called() {
+        assert_eq!(name_of("eu-West.1"), "baton_eu_west_1");
+        assert_eq!(name_of("ä"), "baton__");
+    }
+}
