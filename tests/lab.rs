@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use baton::clock;
-use baton::lab::layout::Lab;
+use baton::lab::layout::{self, Lab};
 use baton::lab::process::{self, Process};
 use baton::lab::protocol::State;
 use nix::sys::signal::Signal;
@@ -105,6 +105,71 @@ fn request(at: SocketAddr, method: &str, path: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
+}
+
+/// What an operator asks of PostgreSQL itself, with the real one: nobody takes over, and the standby refuses.
+#[test]
+fn postgresql_takes_up_settings_and_restarts_in_place() {
+    let lab = Running::up("settings");
+    let (active, standby) = match lab.sql("a", "SELECT 1") {
+        Ok(_) => ("a", "b"),
+        Err(_) => ("b", "a"),
+    };
+    let started = lab
+        .sql(active, "SELECT pg_postmaster_start_time()")
+        .unwrap();
+    let settings = "SELECT current_setting('work_mem'), current_setting('max_connections')";
+    let before = lab.sql(active, settings).unwrap();
+    let file = Lab::open(&lab.dir).unwrap().member(active).config();
+    let written = std::fs::read_to_string(&file).unwrap();
+
+    // a mistake anywhere in the file changes nothing
+    let mistaken = "[postgres.parameters]\nwork_mem = \"5MB\"\nfsync = \"off\"\n";
+    std::fs::write(&file, format!("{written}\n{mistaken}")).unwrap();
+    let answer = lab.ask("reload", active);
+    let told = text(&answer.stderr);
+    assert_eq!(answer.status.code(), Some(1), "{told}");
+    assert!(told.contains("postgres.parameters.fsync"), "{told}");
+    assert_eq!(lab.sql(active, settings).unwrap(), before);
+
+    // one is taken up at once, the other one waits for a restart
+    let fresh = "[postgres.parameters]\nwork_mem = \"5MB\"\nmax_connections = \"77\"\n";
+    std::fs::write(&file, format!("{written}\n{fresh}")).unwrap();
+    for member in [active, standby] {
+        let answer = lab.ask("reload", member);
+        assert!(answer.status.success(), "{}", text(&answer.stderr));
+    }
+    let half = before.replacen(before.split('|').next().unwrap(), "5MB", 1);
+    let until = clock::now() + SOON;
+    while lab.sql(active, settings).unwrap() != half {
+        assert!(clock::now() < until, "work_mem is not taken up");
+    }
+
+    let answer = lab.ask("restart", standby);
+    let told = text(&answer.stderr);
+    assert_eq!(answer.status.code(), Some(1), "{told}");
+    assert!(told.contains("not the active"), "{told}");
+    let again = "SELECT pg_postmaster_start_time()";
+    assert_eq!(lab.sql(active, again).unwrap(), started);
+
+    let answer = lab.ask("restart", active);
+    assert!(answer.status.success(), "{}", text(&answer.stderr));
+    assert_eq!(lab.sql(active, settings).unwrap(), "5MB|77");
+    assert_ne!(lab.sql(active, again).unwrap(), started);
+    let owners = "SELECT string_agg(epoch || ':' || starts, ',') FROM baton.ownership";
+    assert_eq!(
+        lab.sql(active, owners).unwrap(),
+        "1:2",
+        "the same ownership"
+    );
+    let journal = Lab::open(&lab.dir).unwrap().member(active).journal();
+    let replayed = Command::new(PROGRAM)
+        .arg("replay")
+        .arg(journal)
+        .output()
+        .unwrap();
+    assert!(replayed.status.success(), "{}", text(&replayed.stderr));
+    lab.down();
 }
 
 #[test]
@@ -210,6 +275,29 @@ impl Running {
     fn state(&self) -> State {
         let lab = Lab::open(&self.dir).unwrap();
         serde_json::from_slice(&std::fs::read(lab.processes()).unwrap()).unwrap()
+    }
+
+    /// Asks one member for something.
+    fn ask(&self, command: &str, member: &str) -> Output {
+        Command::new(PROGRAM)
+            .args([command, "--socket"])
+            .arg(Lab::open(&self.dir).unwrap().member(member).socket())
+            .output()
+            .unwrap()
+    }
+
+    /// One row, as `psql` prints it, or why there is none.
+    fn sql(&self, member: &str, query: &str) -> Result<String, String> {
+        let at = Lab::open(&self.dir).unwrap().member(member).postgres();
+        let output = Command::new(layout::postgres_bin().unwrap().join("psql"))
+            .args(["-XAtq", "-U", "postgres", "-d", "postgres", "-c", query])
+            .args(["-h", &at.ip().to_string(), "-p", &at.port().to_string()])
+            .output()
+            .unwrap();
+        match output.status.success() {
+            true => Ok(text(&output.stdout).trim().to_owned()),
+            false => Err(text(&output.stderr)),
+        }
     }
 
     fn down(&self) {

@@ -30,6 +30,12 @@ impl Refusal {
         Self { reason, ..self }
     }
 
+    /// The same with the one code that a verb has for whatever was not done.
+    pub fn unavailable(self) -> Self {
+        let code = StatusCode::SERVICE_UNAVAILABLE;
+        Self { code, ..self }
+    }
+
     /// Its code.
     #[cfg(test)]
     pub fn code(&self) -> StatusCode {

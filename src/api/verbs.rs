@@ -24,6 +24,9 @@ use crate::decide::{Answer, Ask, Reason};
 /// How long a switchover is waited for, as by `baton switchover`.
 const SWITCHOVER: Duration = Duration::from_secs(90);
 
+/// How long a restart is waited for, as by `baton restart`.
+const RESTART: Duration = Duration::from_secs(90);
+
 /// How long anything else is waited for, as by `baton pause`.
 const QUICK: Duration = Duration::from_secs(10);
 
@@ -152,17 +155,59 @@ pub(super) async fn patch_config(
     Ok(Json(documents::config(paused)).into_response())
 }
 
-/// `POST /restart`: 501. A restart that is not a crash must be ordered by `decide`, which knows none.
-pub(super) async fn restart(_: Operator) -> Refusal {
-    not_here("a restart in place; POST /switchover starts PostgreSQL anew on the other member")
+/// The body of `/restart`. Of Patroni's conditions only the role has a meaning here.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Again {
+    role: Option<String>,
+    /// Seconds that PostgreSQL is given.
+    timeout: Option<Value>,
 }
 
-/// `POST /reload`: 501.
-pub(super) async fn reload(_: Operator) -> Refusal {
-    not_here(
-        "reading member.toml anew: it is read at the member's start; PostgreSQL reloads what ALTER SYSTEM \
-         set with SELECT pg_reload_conf()",
-    )
+/// `POST /restart`: PostgreSQL is stopped and started again in place. 200 when it has committed a write,
+/// else 503, as Patroni has it.
+pub(super) async fn restart(
+    _: Operator,
+    State(office): State<Arc<Office>>,
+    Extension(deadline): Extension<Deadline>,
+    body: Bytes,
+) -> Verb {
+    let Again { role, timeout } = read_if_any(&body)?;
+    let primary = ["primary", "master", "leader"];
+    if role.is_some_and(|role| !primary.contains(&role.as_str())) {
+        return Err(unavailable(
+            "restart conditions are not satisfied: only a primary runs PostgreSQL".to_owned(),
+        ));
+    }
+    let patience = match timeout {
+        None => RESTART,
+        Some(timeout) => seconds(&timeout)
+            .ok_or_else(|| bad("timeout is a number of seconds, 1 or more"))?
+            .min(RESTART),
+    };
+    ask(&office, &deadline, Ask::Restart, patience)
+        .await
+        .map_err(Refusal::unavailable)?;
+    Ok(done("restarted successfully"))
+}
+
+/// Patroni takes a number, and a number in a string.
+fn seconds(value: &Value) -> Option<Duration> {
+    let seconds = value.as_u64().or_else(|| value.as_str()?.parse().ok())?;
+    (seconds > 0).then(|| Duration::from_secs(seconds))
+}
+
+/// `POST /reload`: 202, as Patroni has it: PostgreSQL was told, each of its processes takes the settings
+/// up when it next looks.
+pub(super) async fn reload(
+    _: Operator,
+    State(office): State<Arc<Office>>,
+    Extension(deadline): Extension<Deadline>,
+) -> Verb {
+    ask(&office, &deadline, Ask::Reload, QUICK)
+        .await
+        .map_err(Refusal::unavailable)?;
+    Ok((StatusCode::ACCEPTED, done("reload scheduled")).into_response())
 }
 
 /// Asks the loop and waits for its answer. Whoever goes away does not stop what is under way.
@@ -212,6 +257,14 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     serde_json::from_slice(body).map_err(|error| bad(&format!("the body must be JSON: {error}")))
 }
 
+/// As [`read`], for a request that needs no body.
+fn read_if_any<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Refusal> {
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    read(body)
+}
+
 fn bad(why: &str) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, why.to_owned())
 }
@@ -222,13 +275,6 @@ fn impossible(why: String) -> Refusal {
 
 fn unavailable(why: String) -> Refusal {
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why)
-}
-
-fn not_here(what: &str) -> Refusal {
-    Refusal::new(
-        StatusCode::NOT_IMPLEMENTED,
-        format!("Baton does not know {what}"),
-    )
 }
 
 #[cfg(test)]

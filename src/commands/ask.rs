@@ -1,5 +1,5 @@
-//! The commands that ask a member for something and wait until it is done: `switchover`, `pause`,
-//! `resume`, `confirm-stopped`.
+//! The commands that ask a member for something and wait until it is done: `switchover`, `restart`,
+//! `reload`, `pause`, `resume`, `confirm-stopped`.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;

@@ -20,7 +20,9 @@ pub mod lab;
 pub mod pause;
 pub mod postgres_init;
 mod reach;
+pub mod reload;
 pub mod replay;
+pub mod restart;
 pub mod resume;
 pub mod run;
 pub mod status;
@@ -60,6 +62,8 @@ subcommands! {
     Run = run,
     Status = status,
     Switchover = switchover,
+    Restart = restart,
+    Reload = reload,
     Pause = pause,
     Resume = resume,
     History = history,

@@ -53,7 +53,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let code = runtime.block_on(member::run(config, node_lock.as_ref()));
+    let code = runtime.block_on(member::run(&args.config, config, node_lock.as_ref()));
     // A system call that hangs on the volume must not keep the process.
     runtime.shutdown_background();
     Ok(code?)

@@ -24,6 +24,10 @@ pub enum Request {
         /// To the member with this name; `None`: to whoever is ready.
         to: Option<String>,
     },
+    /// Stop PostgreSQL and start it again on the active, which this member must be.
+    Restart,
+    /// Read PostgreSQL's settings anew.
+    Reload,
     /// No automatic take-over from now on.
     Pause,
     /// Automatic take-overs again.

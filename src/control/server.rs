@@ -200,6 +200,8 @@ impl Clerk {
             Request::Status => return send(write, &self.status().await).await,
             Request::Watch => return self.stream(lines, write).await,
             Request::History => return send(write, &self.history().await).await,
+            Request::Restart => Ask::Restart,
+            Request::Reload => Ask::Reload,
             Request::Pause => Ask::Pause,
             Request::Resume => Ask::Resume,
             Request::OwnersStopped => Ask::OwnersStopped,

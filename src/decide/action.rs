@@ -58,6 +58,12 @@ pub enum Action {
         /// PostgreSQL accepts writes here, and no handover has begun to lead clients away.
         serving: bool,
     },
+    /// Read the member's settings of PostgreSQL anew, have PostgreSQL re-read them if it runs, and answer
+    /// the request. Waits for nothing of the volume.
+    Reload {
+        /// Which.
+        request: RequestId,
+    },
     /// Answer an operator's request and take it out of the observation.
     Answer {
         /// Which.

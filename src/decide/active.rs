@@ -20,13 +20,22 @@ impl Turn<'_> {
         let ended = self.take_ended();
         let starting = self.is_under_way(&Work::StartPostgres { epoch: own.epoch });
         if self.pending() && !(self.seen.stopping && starting) {
-            let attempt = self.attempt();
+            let why = match self.memory.restarting {
+                Some(_) => Reason::RestartingAsAsked,
+                None => self.attempt(),
+            };
             let overdue = self.overdue();
-            return Next::Wait(if overdue { Reason::StepStuck } else { attempt });
+            return Next::Wait(if overdue { Reason::StepStuck } else { why });
         }
         if self.seen.stopping {
             let to = self.ready_peer(None);
             return self.hand_over(own, to, HandoverCause::Stopping);
+        }
+        if let Some(restarting) = self.memory.restarting {
+            return self.restart_as_asked(own, restarting, ended);
+        }
+        if let Some(request) = self.restart_asked() {
+            return self.begin_restart(request);
         }
         if let Some(request) = self.switchover_asked() {
             return self.switch_over(own, request);

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use fencing::{Epoch, KeyFlags, Mono};
 
 use super::action::Action;
-use super::memory::{BeatSaid, Handover, HandoverStage, Role, Routed, Said, TakeOverPhase};
+use super::memory::{
+    BeatSaid, Handover, HandoverStage, RestartStage, Role, Routed, Said, TakeOverPhase,
+};
 use super::observation::{
     HandoverNotice, HandoverPhase, Heard, Heartbeat, LeaseRecord, LeaseVersion, Postgres,
 };
@@ -262,10 +264,13 @@ impl Turn<'_> {
         }
     }
 
-    /// During the checkpoint of a handover, which may take long, clients are still served.
+    /// During the checkpoint of a handover or a restart, which may take long, clients are still served.
     fn wants_clients(&self) -> bool {
         match &self.memory.role {
-            Role::Active(_) => true,
+            Role::Active(_) => self
+                .memory
+                .restarting
+                .is_none_or(|restarting| restarting.stage == RestartStage::Checkpointing),
             Role::HandingOver(handover) => handover.stage == HandoverStage::Checkpointing,
             Role::Joining { .. }
             | Role::Standby

@@ -67,6 +67,40 @@ pub struct Memory {
     pub owners_stopped: Option<Mono>,
     /// An operator's switchover that is on its way.
     pub switching: Option<Switching>,
+    /// An operator's restart of PostgreSQL that is on its way.
+    #[serde(default)]
+    pub restarting: Option<Restarting>,
+    /// The newest reload that was ordered; the executor answers it.
+    #[serde(default)]
+    pub reloading: Option<RequestId>,
+}
+
+/// An operator's restart of PostgreSQL that is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restarting {
+    /// The request to answer.
+    pub request: RequestId,
+    /// Where it is.
+    pub stage: RestartStage,
+}
+
+/// ```text
+/// Checkpointing → (Withdrawing) → StoppingFast → (StoppingImmediate → Killing) → Starting
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RestartStage {
+    /// Checkpoint and syncfs while still serving.
+    Checkpointing,
+    /// Letting clients wait, where something routes them.
+    Withdrawing,
+    /// Stop, fast.
+    StoppingFast,
+    /// The bound has passed: stop, immediate.
+    StoppingImmediate,
+    /// That bound, too: kill.
+    Killing,
+    /// Start.
+    Starting,
 }
 
 /// An operator's switchover that is on its way.
@@ -350,6 +384,8 @@ impl Default for Memory {
             routed: None,
             owners_stopped: None,
             switching: None,
+            restarting: None,
+            reloading: None,
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod memory;
 pub mod observation;
 pub mod reason;
 mod requests;
+mod restart;
 mod returning;
 mod standby;
 mod takeover;

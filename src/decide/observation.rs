@@ -398,6 +398,10 @@ pub enum Ask {
         /// To whom.
         to: Option<MemberId>,
     },
+    /// Stop PostgreSQL and start it again, in place, under the same hold.
+    Restart,
+    /// Read PostgreSQL's settings anew, and let it take up what it can while it runs.
+    Reload,
     /// No automatic take-over from now on.
     Pause,
     /// Automatic take-overs again.

@@ -165,6 +165,8 @@ pub enum Reason {
         /// The how-manieth time within the window.
         attempt: u32,
     },
+    /// PostgreSQL is stopped and started again because an operator asked for it.
+    RestartingAsAsked,
     /// PostgreSQL does not stay up, and nobody else can do better: an operator must look.
     PostgresKeepsFailing,
 
@@ -205,6 +207,13 @@ pub enum Reason {
     LeaseUnreachable,
     /// It went wrong on the way; the volume stayed, or came back, here.
     HandoverFailed,
+    /// PostgreSQL did not come up again, or the member lost or gave away the volume meanwhile.
+    RestartFailed,
+    /// The settings were not read anew; those of before are in force.
+    ReloadFailed {
+        /// For people.
+        cause: String,
+    },
     /// The request makes no sense in this state.
     NotNow {
         /// What was asked.
@@ -371,6 +380,7 @@ impl fmt::Display for Reason {
             Self::RestartingPostgres { attempt } => {
                 write!(f, "starting PostgreSQL again, attempt {attempt}")
             }
+            Self::RestartingAsAsked => f.write_str("restarting PostgreSQL as asked"),
             Self::PostgresKeepsFailing => f.write_str(
                 "the volume or PostgreSQL cannot be brought into service, and no other member \
                      can do better: correct what the last step says",
@@ -392,6 +402,12 @@ impl fmt::Display for Reason {
             Self::NoSuchMember => f.write_str("there is no such member"),
             Self::LeaseUnreachable => f.write_str("the lease store cannot be written"),
             Self::HandoverFailed => f.write_str("the handover did not succeed"),
+            Self::RestartFailed => f.write_str(
+                "PostgreSQL is not up again: baton status and its log say why; it is tried further",
+            ),
+            Self::ReloadFailed { cause } => {
+                write!(f, "the settings of before stay in force: {cause}")
+            }
             Self::NotNow { ask } => f.write_str(match ask {
                 Ask::Switchover { .. } => {
                     "no member serves now, so there is nothing to hand over; baton status says why"
@@ -400,7 +416,12 @@ impl fmt::Display for Reason {
                     "this word is asked for only by a ready standby that finds no reservation; \
                      baton status says whether it is needed"
                 }
-                Ask::Pause | Ask::Resume => "not possible in this state; baton status says why",
+                Ask::Restart => {
+                    "the volume is changing hands, or this member is not up; baton status says more"
+                }
+                Ask::Reload | Ask::Pause | Ask::Resume => {
+                    "not possible in this state; baton status says why"
+                }
             }),
             Self::Leaving => f.write_str("leaving"),
             Self::Left => f.write_str("left"),

@@ -21,8 +21,14 @@ impl Turn<'_> {
         let Request { id, ask } = self.unanswered()?;
         match ask {
             Ask::Switchover { to } => Some(Asked { id, to }),
-            Ask::Pause | Ask::Resume | Ask::OwnersStopped => None,
+            Ask::Restart | Ask::Reload | Ask::Pause | Ask::Resume | Ask::OwnersStopped => None,
         }
+    }
+
+    /// The restart that waits for this active, if there is one.
+    pub(super) fn restart_asked(&self) -> Option<RequestId> {
+        let Request { id, ask } = self.unanswered()?;
+        matches!(ask, Ask::Restart).then_some(id)
     }
 
     fn unanswered(&self) -> Option<Request> {
@@ -33,7 +39,12 @@ impl Turn<'_> {
         let on_its_way = self
             .memory
             .switching
-            .is_some_and(|switching| switching.request == request.id);
+            .is_some_and(|switching| switching.request == request.id)
+            || self
+                .memory
+                .restarting
+                .is_some_and(|restarting| restarting.request == request.id)
+            || self.memory.reloading == Some(request.id);
         (!answered && !on_its_way).then_some(request)
     }
 
@@ -51,7 +62,7 @@ impl Turn<'_> {
         self.actions.push(Action::Answer { request, answer });
     }
 
-    fn grant(&mut self, request: RequestId) {
+    pub(super) fn grant(&mut self, request: RequestId) {
         self.actions.push(Action::Answer {
             request,
             answer: Answer::Done,
@@ -63,11 +74,13 @@ impl Turn<'_> {
         if let Some(switching) = self.memory.switching {
             self.finish_switchover(switching);
         }
+        self.give_up_restart();
         let Some(Request { id, ask }) = self.unanswered() else {
             return;
         };
         match ask {
-            Ask::Switchover { to: _ } => self.refuse_elsewhere(id, ask),
+            Ask::Switchover { to: _ } | Ask::Restart => self.refuse_elsewhere(id, ask),
+            Ask::Reload => self.reload(id, ask),
             Ask::Pause => self.set_paused(id, true),
             Ask::Resume => self.set_paused(id, false),
             Ask::OwnersStopped => self.hear_operators_word(id, ask),

@@ -135,9 +135,11 @@ fn changed_something(memory: &Memory, decision: &Decision) -> bool {
         wake: _,
     } = decision;
     let acts = actions.iter().any(|action| match action {
-        Action::Begin(_) | Action::PublishRole { .. } | Action::Answer { .. } | Action::Exit => {
-            true
-        }
+        Action::Begin(_)
+        | Action::PublishRole { .. }
+        | Action::Reload { .. }
+        | Action::Answer { .. }
+        | Action::Exit => true,
         Action::Beat { .. }
         | Action::WriteLease { .. }
         | Action::Publish(_)

@@ -1,7 +1,7 @@
 //! What happens to a member: the one queue through which everything reaches its loop.
 
 use crate::attachment::{self, Happening, Look};
-use crate::decide::{Device, Lease, Mount, Outcome, Postgres, StepId};
+use crate::decide::{Answer, Device, Lease, Mount, Outcome, Postgres, RequestId, StepId};
 
 /// What a step changed on this machine. Fields that it did not touch are `None`.
 #[derive(Default)]
@@ -55,6 +55,13 @@ pub(super) enum Event {
     PostgresHangs {
         /// Which start.
         run: u64,
+    },
+    /// An operator's reload came to its end.
+    Reloaded {
+        /// Which request.
+        request: RequestId,
+        /// How.
+        answer: Answer,
     },
     /// SIGTERM or SIGINT.
     Terminate,

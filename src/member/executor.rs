@@ -12,7 +12,9 @@ use super::event::{Changes, Ended, Event};
 use super::steps::Tools;
 use crate::attachment::{Happening, Look, ends_ownership};
 use crate::clock;
-use crate::decide::{Lease, LeaseRecord, LeaseVersion, Outcome, PermitFacts, Step, Timings, Work};
+use crate::decide::{
+    Lease, LeaseRecord, LeaseVersion, Outcome, PermitFacts, RequestId, Step, Timings, Work,
+};
 use crate::lease::Written;
 
 /// The executor, with the permit of the newest proven fence.
@@ -98,6 +100,16 @@ impl Executor {
             let _closed = events.send(Event::Volume(Happening::Mailbox(look)));
         });
         self.beat = Some(task.abort_handle());
+    }
+
+    /// Reads PostgreSQL's settings anew, beside any step.
+    pub fn reload(&self, request: RequestId) {
+        let tools = self.tools.clone();
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let answer = tools.reload().await;
+            let _closed = events.send(Event::Reloaded { request, answer });
+        });
     }
 
     /// Compare-and-set of the lease, unless one is under way.

@@ -12,6 +12,7 @@ mod executor;
 mod link;
 mod looks;
 mod pulse;
+mod reload;
 mod senses;
 mod start;
 mod steps;
@@ -179,6 +180,7 @@ impl Member {
                     serving,
                 });
             }
+            Action::Reload { request } => self.executor.reload(request),
             Action::Answer { request, answer } => {
                 self.requests.answer(request, answer, &self.peers);
             }
@@ -213,6 +215,9 @@ impl Member {
                         ..Changes::default()
                     });
                 }
+            }
+            Event::Reloaded { request, answer } => {
+                self.requests.answer(request, answer, &self.peers);
             }
             Event::Terminate => self.senses.terminate(),
         }

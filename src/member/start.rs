@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use super::event::Event;
 use super::executor::Executor;
 use super::link::Link;
 use super::looks::Looks;
+use super::reload::MemberFile;
 use super::senses::Senses;
 use super::steps::{Database, Tools};
 use super::warm;
@@ -89,12 +91,16 @@ fn system(attempted: &'static str) -> impl FnOnce(std::io::Error) -> StartError 
     move |source| StartError::System { attempted, source }
 }
 
-/// Runs a member until it has left. `node_lock` is held by every process of its PostgreSQL; an agent's
+/// Runs a member until it has left. `config` was read from `path`; `node_lock` is held by every process of its PostgreSQL; an agent's
 /// member is given one by the agent.
 ///
 /// # Errors
 /// [`StartError`] before anything was changed.
-pub async fn run(config: Config, node_lock: Option<&NodeLock>) -> Result<ExitCode, StartError> {
+pub async fn run(
+    path: &Path,
+    config: Config,
+    node_lock: Option<&NodeLock>,
+) -> Result<ExitCode, StartError> {
     let began = clock::now();
     let incarnation = Incarnation(rand::random());
     let core = config.for_decisions();
@@ -124,6 +130,7 @@ pub async fn run(config: Config, node_lock: Option<&NodeLock>) -> Result<ExitCod
         lease,
         router,
         database: Database::new(instance, lock, isolation),
+        file: MemberFile::new(path, config.clone()),
         events: events.clone(),
     });
     let member = Member {

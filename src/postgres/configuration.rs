@@ -88,6 +88,12 @@ pub fn write(instance: &Instance) -> Result<Vec<String>, ConfigurationError> {
     Ok(command_line(instance))
 }
 
+/// Writes anew what a running PostgreSQL re-reads when it is told to.
+pub fn rewrite(instance: &Instance) -> Result<(), ConfigurationError> {
+    write_file(instance, CONFIG_FILE, &main_file(instance))?;
+    write_file(instance, HBA_FILE, &hba_file(&instance.hba))
+}
+
 fn make_directory(path: &Path, uid: u32, gid: u32, mode: u32) -> Result<(), ConfigurationError> {
     let failed = |operation| {
         move |source| ConfigurationError {

@@ -18,7 +18,7 @@ mod session;
 mod start;
 mod stop;
 
-pub use configuration::{ConfigurationError, SUPERUSER};
+pub use configuration::{ConfigurationError, SUPERUSER, rewrite as rewrite_configuration};
 pub use control_data::{
     CONTROL_FILE, ControlData, DatabaseState, InvalidLsn, Lsn, ParseError, ReadError,
 };

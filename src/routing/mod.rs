@@ -206,9 +206,14 @@ impl Router {
     /// # Errors
     /// Something still leads clients here. Go on all the same: it is tried again beside.
     pub async fn withdraw(&self, epoch: Epoch, deadline: Mono) -> Result<(), WithdrawError> {
+        // An active that restarts its PostgreSQL stays the active.
+        let role = match *self.order.borrow() {
+            Some(Order { wanted, .. }) if wanted.epoch == epoch => wanted.role,
+            Some(_) | None => RoleName::HandingOver,
+        };
         let order = Order {
             wanted: Wanted {
-                role: RoleName::HandingOver,
+                role,
                 epoch,
                 serving: false,
             },

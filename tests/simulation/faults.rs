@@ -135,9 +135,11 @@ impl World {
     }
 
     fn some_request(&mut self, member: MemberId) -> Ask {
-        match self.rng.index(4) {
+        match self.rng.index(6) {
             0 => Ask::Pause,
             1 => Ask::Resume,
+            2 => Ask::Restart,
+            3 => Ask::Reload,
             _ => Ask::Switchover { to: Some(member) },
         }
     }

@@ -2,7 +2,7 @@
 //! life. The steps are in `steps.rs`.
 
 use baton::decide::{
-    Action, Ask, Device, Heartbeat, Incarnation, Life, Local, Memory, Mount, Observation,
+    Action, Answer, Ask, Device, Heartbeat, Incarnation, Life, Local, Memory, Mount, Observation,
     PermitFacts, Postgres, Reason, Request, RequestId, Running as RunningStep, Seen, Work, decide,
 };
 
@@ -376,14 +376,8 @@ impl World {
                 }
             }
             Action::PublishRole { .. } => {}
-            Action::Answer { request, answer } => {
-                let node = &mut self.nodes[index];
-                if RequestId(node.next_request) == request {
-                    let ask = node.requests.pop_front();
-                    node.next_request += 1;
-                    self.note(|| format!("member {}: {ask:?} answered {answer:?}", index + 1));
-                }
-            }
+            Action::Reload { request } => self.note_answer(index, request, &Answer::Done),
+            Action::Answer { request, answer } => self.note_answer(index, request, &answer),
             Action::Exit => {
                 self.crash(index);
                 self.nodes[index].exited = true;
@@ -392,6 +386,15 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    fn note_answer(&mut self, index: usize, request: RequestId, answer: &Answer) {
+        let node = &mut self.nodes[index];
+        if RequestId(node.next_request) == request {
+            let ask = node.requests.pop_front();
+            node.next_request += 1;
+            self.note(|| format!("member {}: {ask:?} answered {answer:?}", index + 1));
+        }
     }
 
     pub fn publish(&mut self, index: usize, heartbeat: &Heartbeat) {

@@ -2,6 +2,7 @@
 
 mod absence;
 mod owner;
+mod restart;
 mod standby;
 
 use std::collections::BTreeSet;

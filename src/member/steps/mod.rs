@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::event::{Changes, Event};
 use super::link::Link;
+use super::reload::MemberFile;
 use crate::attachment;
 use crate::decide::{Outcome, StopMode, Timings, Work};
 use crate::lease::LeaseStore;
@@ -25,6 +26,7 @@ pub(super) struct Tools {
     pub lease: LeaseStore,
     pub router: Router,
     pub database: Database,
+    pub file: MemberFile,
     pub events: mpsc::UnboundedSender<Event>,
 }
 

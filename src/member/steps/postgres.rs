@@ -10,12 +10,13 @@ use tokio::sync::{Mutex, mpsc, watch};
 use super::{Done, Tools, failed, volume};
 use crate::attachment::whole;
 use crate::clock;
+use crate::config;
 use crate::decide::{Outcome, Postgres};
 use crate::member::event::{Changes, Event};
 use crate::member::pulse;
 use crate::postgres::{
-    End, Instance, Isolation, Launched, Postmaster, Request, Session, StartedBy, initdb, launch,
-    verify_shut_down,
+    ConfigurationError, End, Instance, Isolation, Launched, Postmaster, Request, Session,
+    StartedBy, initdb, launch, rewrite_configuration, verify_shut_down,
 };
 use crate::volume::{Bounded, within};
 
@@ -24,7 +25,9 @@ const BATON: &str = "/proc/self/exe";
 
 /// PostgreSQL on this member.
 pub(in crate::member) struct Database {
-    instance: Instance,
+    /// Locked for the whole of a launch and of a reload, so that what PostgreSQL reads is never older than
+    /// what a reload has said.
+    instance: Mutex<Instance>,
     isolation: Isolation,
     node_lock: OwnedFd,
     postmaster: Mutex<Option<Postmaster>>,
@@ -37,7 +40,7 @@ impl Database {
     /// PostgreSQL is not running. Every process of it will hold the node's lock open.
     pub fn new(instance: Instance, node_lock: OwnedFd, isolation: Isolation) -> Self {
         Self {
-            instance,
+            instance: Mutex::new(instance),
             isolation,
             node_lock,
             postmaster: Mutex::new(None),
@@ -56,6 +59,32 @@ impl Database {
         *self.session.lock().await = None;
     }
 
+    /// Where PostgreSQL is and how it is run, as of now.
+    pub async fn instance(&self) -> Instance {
+        self.instance.lock().await.clone()
+    }
+
+    /// Takes over parameters and access rules, for every start from now on, and has PostgreSQL re-read
+    /// them if it runs. It tells by its log what it took up.
+    ///
+    /// # Errors
+    /// The files cannot be written, or PostgreSQL cannot be told.
+    pub async fn reload(&self, fresh: &config::Postgres) -> Result<(), ReloadError> {
+        let mut instance = self.instance.lock().await;
+        instance.parameters = fresh.parameters.clone();
+        instance.hba = fresh.hba.clone();
+        let mut postmaster = self.postmaster.lock().await;
+        let Some(postmaster) = postmaster.as_mut().filter(|one| one.ended().is_none()) else {
+            return Ok(());
+        };
+        rewrite_configuration(&instance)?;
+        match postmaster.ask(Request::Reload) {
+            // It has ended meanwhile: its next start reads what was written.
+            Err(_) if postmaster.ended().is_some() => Ok(()),
+            told => told.map_err(ReloadError::Tell),
+        }
+    }
+
     async fn remember(&self, postmaster: Postmaster, events: &mpsc::UnboundedSender<Event>) {
         let run = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
         let mut end = postmaster.watch();
@@ -69,6 +98,17 @@ impl Database {
     }
 }
 
+/// Why PostgreSQL was not told of new settings.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::member) enum ReloadError {
+    /// The files that it reads could not be written.
+    #[error("configuring PostgreSQL")]
+    Configuration(#[from] ConfigurationError),
+    /// Its first process takes no request.
+    #[error("telling PostgreSQL")]
+    Tell(#[source] std::io::Error),
+}
+
 impl Tools {
     /// Makes the filesystem and the database on a volume that is proven blank once more.
     pub(super) async fn format(&self, epoch: Epoch, deadline: Mono) -> Done {
@@ -76,7 +116,7 @@ impl Tools {
             Ok(licence) => licence,
             Err(refused) => return volume(refused),
         };
-        let instance = self.database.instance.clone();
+        let instance = self.database.instance().await;
         let make = move || initdb(&licence, &instance).map_err(whole);
         let made = blocking("postgres-initdb", deadline, make).await;
         let system = match &made {
@@ -106,15 +146,19 @@ impl Tools {
             node_lock: Some(lock),
             isolation: database.isolation,
         };
-        let launched = launch(&licence, &database.instance, started_by).await;
-        let Launched {
-            postmaster,
-            starting,
-        } = match launched {
-            Ok(launched) => launched,
-            Err(error) => return failed(whole(error)),
+        let starting = {
+            let instance = database.instance.lock().await;
+            match launch(&licence, &instance, started_by).await {
+                Ok(Launched {
+                    postmaster,
+                    starting,
+                }) => {
+                    database.remember(postmaster, &self.events).await;
+                    starting
+                }
+                Err(error) => return failed(whole(error)),
+            }
         };
-        database.remember(postmaster, &self.events).await;
         let _closed = self
             .events
             .send(Event::Changed(postgres_is(Postgres::Starting)));
@@ -135,9 +179,10 @@ impl Tools {
 
     async fn feel_pulse(&self, epoch: Epoch) {
         let database = &self.database;
+        let instance = database.instance().await;
         if let Some(postmaster) = database.postmaster.lock().await.as_ref() {
             tokio::spawn(pulse::watch(
-                database.instance.clone(),
+                instance,
                 epoch,
                 database.run(),
                 postmaster.watch(),
@@ -152,9 +197,10 @@ impl Tools {
         deadline: Mono,
     ) -> Result<Session, crate::postgres::SessionError> {
         let left = || clock::now().until(deadline);
-        let session = Session::connect(&self.database.instance, left()).await?;
+        let instance = self.database.instance().await;
+        let session = Session::connect(&instance, left()).await?;
         session
-            .commit_ownership(epoch, &self.database.instance.member, left())
+            .commit_ownership(epoch, &instance.member, left())
             .await?;
         Ok(session)
     }
@@ -163,10 +209,11 @@ impl Tools {
     pub(super) async fn checkpoint(&self, deadline: Mono) -> Done {
         let left = clock::now().until(deadline);
         {
+            let instance = self.database.instance().await;
             let mut session = self.database.session.lock().await;
             let open = match session.take().filter(|session| !session.is_closed()) {
                 Some(open) => Ok(open),
-                None => Session::connect(&self.database.instance, left).await,
+                None => Session::connect(&instance, left).await,
             };
             let open = match open {
                 Ok(open) => session.insert(open),
@@ -234,7 +281,7 @@ impl Tools {
 
     /// After a fast stop the control file must agree that nothing is left to replay.
     async fn stopped(&self, verify: bool) -> Done {
-        let directory = self.database.instance.data_directory.clone();
+        let directory = self.database.instance().await.data_directory;
         let read = move || verify_shut_down(&directory, false).map_err(whole);
         let clean = verify
             && match blocking("postgres-verify", Mono::MAX, read).await {

@@ -1,0 +1,34 @@
+//! `baton reload`: PostgreSQL's settings read anew.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::control::Request;
+
+use super::ask::{ask, patience};
+use super::reach::{OutputArgs, Reach};
+
+/// Read PostgreSQL's parameters and access rules in the member's configuration anew
+///
+/// Of `member.toml` only `postgres.parameters` and `postgres.hba` are taken over; a file with a mistake
+/// changes nothing. PostgreSQL takes up what it can while it runs, the rest at its next start (`baton
+/// restart`). Each member reads its own file: reload all of them.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    reach: Reach,
+    /// How long to wait
+    #[arg(long, default_value = "10s", value_parser = patience)]
+    timeout: Duration,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Done when PostgreSQL has been told.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    ask(
+        args.reach.client(args.timeout)?,
+        &Request::Reload,
+        args.output.output,
+    )
+}
