@@ -9,6 +9,8 @@
 //! 3. `postgres.parameters` of the member's configuration
 //! 4. `postgresql.conf` on the volume
 //! 5. Baton's defaults
+//!
+//! With several sites there is one thing more, between 1 and 2: what safety between them rests on.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -17,6 +19,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use super::instance::Instance;
+use super::replication::{self, ConfigureError, Serving};
 
 /// The role as which Baton itself connects.
 pub const SUPERUSER: &str = "postgres";
@@ -53,19 +56,26 @@ const MANDATORY: &[(&str, &str)] = &[
 
 /// Why the configuration was not written.
 #[derive(Debug, thiserror::Error)]
-#[error("{operation} {}", path.display())]
-pub struct ConfigurationError {
-    /// What was attempted.
-    pub operation: &'static str,
-    /// The file or directory.
-    pub path: PathBuf,
-    /// What the system said.
-    #[source]
-    pub source: io::Error,
+pub enum ConfigurationError {
+    /// A step on the filesystem failed.
+    #[error("{operation} {}", path.display())]
+    Step {
+        /// What was attempted.
+        operation: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// What replication between sites needs.
+    #[error(transparent)]
+    Replication(#[from] ConfigureError),
 }
 
-/// Writes the configuration files and returns the postmaster's command line.
-pub fn write(instance: &Instance) -> Result<Vec<String>, ConfigurationError> {
+/// Writes the configuration files and returns the postmaster's command line. Each file is replaced at once, so
+/// that a running PostgreSQL never reads half of one.
+pub fn write(instance: &Instance, serving: &Serving) -> Result<Vec<String>, ConfigurationError> {
     let directory = &instance.runtime_directory;
     let own = nix::unistd::geteuid().as_raw();
     make_directory(directory, own, instance.user.gid, 0o750)?;
@@ -78,8 +88,7 @@ pub fn write(instance: &Instance) -> Result<Vec<String>, ConfigurationError> {
             0o755,
         )?;
     }
-    write_file(instance, CONFIG_FILE, &main_file(instance))?;
-    write_file(instance, HBA_FILE, &hba_file(&instance.hba))?;
+    rewrite(instance, serving)?;
     write_file(
         instance,
         IDENT_FILE,
@@ -89,14 +98,16 @@ pub fn write(instance: &Instance) -> Result<Vec<String>, ConfigurationError> {
 }
 
 /// Writes anew what a running PostgreSQL re-reads when it is told to.
-pub fn rewrite(instance: &Instance) -> Result<(), ConfigurationError> {
-    write_file(instance, CONFIG_FILE, &main_file(instance))?;
-    write_file(instance, HBA_FILE, &hba_file(&instance.hba))
+pub fn rewrite(instance: &Instance, serving: &Serving) -> Result<(), ConfigurationError> {
+    replication::write_passfile(instance, serving)?;
+    write_file(instance, CONFIG_FILE, &main_file(instance, serving))?;
+    let lines = hba_file(&replication::hba(serving), &instance.hba);
+    write_file(instance, HBA_FILE, &lines)
 }
 
 fn make_directory(path: &Path, uid: u32, gid: u32, mode: u32) -> Result<(), ConfigurationError> {
     let failed = |operation| {
-        move |source| ConfigurationError {
+        move |source| ConfigurationError::Step {
             operation,
             path: path.to_owned(),
             source,
@@ -113,28 +124,30 @@ fn make_directory(path: &Path, uid: u32, gid: u32, mode: u32) -> Result<(), Conf
 
 fn write_file(instance: &Instance, name: &str, text: &str) -> Result<(), ConfigurationError> {
     let path = instance.runtime_directory.join(name);
+    let new = path.with_extension("new");
     let failed = |operation| {
         let path = path.clone();
-        move |source| ConfigurationError {
+        move |source| ConfigurationError::Step {
             operation,
             path,
             source,
         }
     };
-    fs::write(&path, text).map_err(failed("writing"))?;
+    fs::write(&new, text).map_err(failed("writing"))?;
     // Readable for PostgreSQL's group, writable for the member alone.
-    chown(&path, None, Some(instance.user.gid)).map_err(failed("giving away"))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).map_err(failed("protecting"))
+    chown(&new, None, Some(instance.user.gid)).map_err(failed("giving away"))?;
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o640)).map_err(failed("protecting"))?;
+    fs::rename(&new, &path).map_err(failed("replacing"))
 }
 
-fn main_file(instance: &Instance) -> String {
+fn main_file(instance: &Instance, serving: &Serving) -> String {
     let mut text =
         String::from("# Written by Baton at every start. Change postgres.parameters instead.\n");
     let mut set = |name: &str, value: &str| {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name} = {}", quote(value));
     };
-    for (name, value) in DEFAULTS {
+    for (name, value) in DEFAULTS.iter().chain(replication::defaults(serving)) {
         set(name, value);
     }
     set("cluster_name", &instance.cluster);
@@ -147,6 +160,9 @@ fn main_file(instance: &Instance) -> String {
     for (name, value) in &instance.parameters {
         let _ = writeln!(text, "{name} = {}", quote(value));
     }
+    for (name, value) in replication::own(instance, serving) {
+        let _ = writeln!(text, "{name} = {}", quote(&value));
+    }
     text
 }
 
@@ -155,12 +171,12 @@ fn quote(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-fn hba_file(lines: &[String]) -> String {
+fn hba_file(sites: &[String], lines: &[String]) -> String {
     let mut text = format!(
         "# Written by Baton at every start. Change postgres.hba instead.\n\
          local all {SUPERUSER} peer map=baton\n"
     );
-    for line in lines {
+    for line in sites.iter().chain(lines) {
         text.push_str(line);
         text.push('\n');
     }
@@ -222,7 +238,7 @@ mod tests {
 
     #[test]
     fn baton_comes_in_before_any_line_of_the_user() {
-        let text = hba_file(&["local all all reject".to_owned()]);
+        let text = hba_file(&[], &["local all all reject".to_owned()]);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[1], "local all postgres peer map=baton");
         assert_eq!(lines[2], "local all all reject");

@@ -27,5 +27,7 @@ pub use initdb::{InitdbError, initdb};
 pub use instance::{Instance, OLDEST_MAJOR, OsUser, OsUserError, Programs, ProgramsError};
 pub use process::{End, Isolation, Postmaster, Request, Spawn, SpawnError};
 pub use session::{Pulse, Session, SessionError};
-pub use start::{Launched, NotReady, PostmasterStatus, StartError, StartedBy, Starting, launch};
+pub use start::{
+    Launched, NotReady, PostmasterStatus, StartError, StartedBy, Starting, launch, launch_as,
+};
 pub use stop::{NotShutDown, StopBounds, StopOutcome, StoppedBy, kill, stop, verify_shut_down};

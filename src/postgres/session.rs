@@ -216,7 +216,7 @@ impl Session {
         self.client.is_closed()
     }
 
-    async fn execute(
+    pub(super) async fn execute(
         &self,
         what: &'static str,
         sql: &str,
@@ -224,9 +224,46 @@ impl Session {
     ) -> Result<(), SessionError> {
         bounded(what, deadline, self.client.batch_execute(sql)).await
     }
+
+    /// The rows of each statement in `sql`, as text.
+    pub(super) async fn rows(
+        &self,
+        what: &'static str,
+        sql: &str,
+        deadline: Duration,
+    ) -> Result<Vec<Rows>, SessionError> {
+        rows(&self.client, what, sql, deadline).await
+    }
 }
 
-async fn bounded<T>(
+/// One statement's rows; each value as text, `None` for NULL.
+pub(super) type Rows = Vec<Vec<Option<String>>>;
+
+/// The rows of each statement in `sql`, as text.
+pub(super) async fn rows(
+    client: &Client,
+    what: &'static str,
+    sql: &str,
+    deadline: Duration,
+) -> Result<Vec<Rows>, SessionError> {
+    let mut statements = Vec::new();
+    let mut current = Rows::new();
+    for message in bounded(what, deadline, client.simple_query(sql)).await? {
+        match message {
+            SimpleQueryMessage::Row(row) => {
+                let values = (0..row.len()).map(|i| row.get(i).map(str::to_owned));
+                current.push(values.collect());
+            }
+            SimpleQueryMessage::CommandComplete(_) => {
+                statements.push(std::mem::take(&mut current));
+            }
+            _ => {}
+        }
+    }
+    Ok(statements)
+}
+
+pub(super) async fn bounded<T>(
     what: &'static str,
     deadline: Duration,
     answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -239,7 +276,7 @@ async fn bounded<T>(
 }
 
 /// A string literal whatever `standard_conforming_strings` says.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 

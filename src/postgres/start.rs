@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::configuration::{self, ConfigurationError};
 use super::instance::Instance;
 use super::process::{End, Isolation, Postmaster, Spawn, SpawnError};
+use super::replication::{self, ConfigureError, Serving};
 
 const PID_FILE: &str = "postmaster.pid";
 
@@ -63,6 +64,9 @@ pub enum StartError {
     /// Its configuration could not be written.
     #[error("configuring PostgreSQL")]
     Configuration(#[from] ConfigurationError),
+    /// The data directory could not be made ready for its role among the sites.
+    #[error("preparing the database for its role")]
+    Role(#[from] ConfigureError),
     /// A step on the filesystem failed.
     #[error("{operation} {}", path.display())]
     Step {
@@ -164,14 +168,26 @@ pub struct StartedBy<'a> {
 /// SAFETY.md: only under a permit, whose licence this is. A `postmaster.pid` that is still there is removed, because the
 /// permit proves that no other host writes and the node lock that no other process here does.
 pub async fn launch(
-    _licence: &Licence,
+    licence: &Licence,
     instance: &Instance,
     by: StartedBy<'_>,
 ) -> Result<Launched, StartError> {
-    let command = configuration::write(instance)?;
+    launch_as(licence, instance, &Serving::Alone, by).await
+}
+
+/// As [`launch`], in a cluster of several sites: as the primary, or as a replica. A replica's data directory is
+/// made one, a primary's must be one already.
+pub async fn launch_as(
+    _licence: &Licence,
+    instance: &Instance,
+    serving: &Serving,
+    by: StartedBy<'_>,
+) -> Result<Launched, StartError> {
+    let command = configuration::write(instance, serving)?;
     let pid_file = instance.data_directory.join(PID_FILE);
     refuse_served_socket(instance)?;
     remove_stale(&pid_file)?;
+    replication::prepare(instance, serving)?;
     let log_file = instance.log_file();
     let log = open_log(&log_file)?;
     let log_from = log.metadata().map_or(0, |metadata| metadata.len());

@@ -14,6 +14,7 @@ use crate::config;
 use crate::decide::{Outcome, Postgres};
 use crate::member::event::{Changes, Event};
 use crate::member::pulse;
+use crate::postgres::replication::Serving;
 use crate::postgres::{
     ConfigurationError, End, Instance, Isolation, Launched, Postmaster, Request, Session,
     StartedBy, initdb, launch, rewrite_configuration, verify_shut_down,
@@ -77,7 +78,7 @@ impl Database {
         let Some(postmaster) = postmaster.as_mut().filter(|one| one.ended().is_none()) else {
             return Ok(());
         };
-        rewrite_configuration(&instance)?;
+        rewrite_configuration(&instance, &Serving::Alone)?;
         match postmaster.ask(Request::Reload) {
             // It has ended meanwhile: its next start reads what was written.
             Err(_) if postmaster.ended().is_some() => Ok(()),

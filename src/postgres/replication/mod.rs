@@ -4,11 +4,26 @@
 //! Every function is one action with a deadline and an outcome. Which site's PostgreSQL is the primary,
 //! which replicas it waits for and when one is promoted is decided elsewhere.
 
+mod configure;
 mod facts;
+mod look;
+mod promote;
+mod reload;
+mod remote;
+mod role;
+mod slots;
 mod source;
+mod tls;
 
+pub use configure::ConfigureError;
+pub(super) use configure::{defaults, hba, own, prepare, write_passfile};
 pub use facts::{Facts, Follower, Position, Probe, Slot, WalStatus};
-pub use source::{Replication, Serving, Source};
+pub use promote::PromoteError;
+pub use reload::{ReloadError, enforced_from, receive, reload, set_names, stop_receiving};
+pub use remote::{ProbeError, Remote, probe};
+pub use slots::SlotChanges;
+pub use source::{PasswordError, Replication, Serving, Source, read_password};
+pub use tls::TlsError;
 
 /// What the names of Baton's slots and of its replicas' connections begin with.
 pub const NAME_PREFIX: &str = "baton_";

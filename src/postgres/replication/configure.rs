@@ -1,0 +1,317 @@
+//! The configuration of a primary or a replica between sites: lines for the files that a member writes
+//! anew at every start, and the two things on the volume that would contradict them.
+//!
+//! What safety rests on ([`OWN`]) must be changeable while PostgreSQL runs, so it cannot be on the command
+//! line, and what stands in `postgresql.auto.conf` would win over any file. So it is taken out there before
+//! every start, and every change is confirmed by what is in force (see [`reload`](super::reload)).
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use super::source::{PasswordError, Replication, Serving, Source, read_password};
+use crate::postgres::Instance;
+
+/// The settings that are Baton's alone.
+pub(super) const OWN: [&str; 6] = [
+    "synchronous_standby_names",
+    "primary_conninfo",
+    "primary_slot_name",
+    "recovery_target_timeline",
+    "promote_trigger_file",
+    "max_slot_wal_keep_size",
+];
+
+/// What Baton sets unless somebody else does.
+const DEFAULTS: &[(&str, &str)] = &[
+    ("wal_level", "replica"),
+    ("max_wal_senders", "10"),
+    ("max_replication_slots", "10"),
+    ("hot_standby_feedback", "off"),
+    // A connection whose other end is gone without a word holds the site's slot: not for a minute.
+    ("wal_sender_timeout", "10s"),
+    ("wal_receiver_timeout", "20s"),
+    ("wal_receiver_status_interval", "1s"),
+    ("wal_retrieve_retry_interval", "500ms"),
+    ("tcp_keepalives_idle", "2"),
+    ("tcp_keepalives_interval", "2"),
+    ("tcp_keepalives_count", "3"),
+];
+
+/// What makes a former primary able to come back without a new base backup, and a replica readable.
+const FIXED: &[(&str, &str)] = &[
+    ("hot_standby", "on"),
+    ("wal_log_hints", "on"),
+    ("recovery_target_timeline", "latest"),
+];
+
+const AUTO_CONF: &str = "postgresql.auto.conf";
+const STANDBY_SIGNAL: &str = "standby.signal";
+const PASSFILE: &str = "replication.pgpass";
+
+/// Why PostgreSQL was not configured for replication.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigureError {
+    /// A step on the filesystem failed.
+    #[error("{operation} {}", path.display())]
+    Step {
+        /// What was attempted.
+        operation: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The password of the role for replication cannot be used.
+    #[error("replication needs its password")]
+    Password(#[from] PasswordError),
+    /// The data directory is a replica's. Started as a primary it would write on the timeline of the primary
+    /// that it followed.
+    #[error(
+        "{} is there: the database is a replica's and was not promoted; start it as a replica, then promote it",
+        path.display()
+    )]
+    NotPromoted {
+        /// `standby.signal`.
+        path: PathBuf,
+    },
+}
+
+fn step(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ConfigureError {
+    let path = path.to_owned();
+    move |source| ConfigureError::Step {
+        operation,
+        path,
+        source,
+    }
+}
+
+/// libpq's password file, for the server and the programs that connect to another site.
+pub(super) fn passfile(instance: &Instance) -> PathBuf {
+    instance.runtime_directory.join(PASSFILE)
+}
+
+/// The settings that yield to everybody else's.
+pub(crate) fn defaults(serving: &Serving) -> &'static [(&'static str, &'static str)] {
+    match serving {
+        Serving::Alone => &[],
+        Serving::Primary { .. } | Serving::Replica { .. } => DEFAULTS,
+    }
+}
+
+/// The settings that win over every other line of the files.
+pub(crate) fn own(instance: &Instance, serving: &Serving) -> Vec<(&'static str, String)> {
+    let (names, receive, replication) = match serving {
+        Serving::Alone => return Vec::new(),
+        Serving::Primary { names, replication } => (names.clone(), None, replication),
+        Serving::Replica {
+            receive,
+            replication,
+        } => (String::new(), receive.as_ref(), replication),
+    };
+    let fixed = FIXED
+        .iter()
+        .map(|(name, value)| (*name, (*value).to_owned()));
+    let [conninfo, slot] = receiving(instance, receive);
+    fixed
+        .chain([
+            ("max_slot_wal_keep_size", replication.slot_wal_max.clone()),
+            ("synchronous_standby_names", names),
+            ("primary_conninfo", conninfo),
+            ("primary_slot_name", slot),
+        ])
+        .collect()
+}
+
+fn receiving(instance: &Instance, receive: Option<&Source>) -> [String; 2] {
+    receive.map_or_else(Default::default, |source| {
+        [source.conninfo(&passfile(instance)), source.slot.clone()]
+    })
+}
+
+/// The lines of `pg_hba.conf` for other sites. They come before the user's: no password, no replication.
+pub(crate) fn hba(serving: &Serving) -> Vec<String> {
+    let replication = match serving {
+        Serving::Alone => return Vec::new(),
+        Serving::Primary { replication, .. } | Serving::Replica { replication, .. } => replication,
+    };
+    let Replication {
+        user, require_tls, ..
+    } = replication;
+    let kind = if *require_tls { "hostssl" } else { "host" };
+    let user = format!("\"{}\"", user.replace('"', "\"\""));
+    let mut lines: Vec<String> = ["replication", "postgres"]
+        .iter()
+        .map(|database| format!("{kind} {database} {user} all scram-sha-256"))
+        .collect();
+    // Without this line a user's `host all all … trust` further down would let it in without a password.
+    lines.push(format!("host all,replication {user} all reject"));
+    lines
+}
+
+/// Writes libpq's password file if PostgreSQL shall receive, and removes it if not.
+///
+/// Without it no new connection to another site is authenticated, whatever a process that has not yet read
+/// its new configuration may attempt.
+pub(crate) fn write_passfile(instance: &Instance, serving: &Serving) -> Result<(), ConfigureError> {
+    match serving {
+        Serving::Alone => Ok(()),
+        Serving::Replica {
+            receive: Some(source),
+            ..
+        } => give_passfile(instance, source),
+        Serving::Primary { .. } | Serving::Replica { receive: None, .. } => {
+            let path = passfile(instance);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(step("removing", &path)(error))
+                }
+                Ok(()) | Err(_) => Ok(()),
+            }
+        }
+    }
+}
+
+/// Writes libpq's password file, for PostgreSQL's user alone.
+pub(super) fn give_passfile(instance: &Instance, source: &Source) -> Result<(), ConfigureError> {
+    let password = read_password(&source.password_file)?;
+    let path = passfile(instance);
+    let text = source.passfile(&password);
+    replace(&path, text.as_bytes(), 0o600, Some(instance))
+}
+
+/// Replaces a file at once: a reader sees the old contents or the new ones.
+fn replace(
+    path: &Path,
+    contents: &[u8],
+    mode: u32,
+    owner: Option<&Instance>,
+) -> Result<(), ConfigureError> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let mut new = tempfile::Builder::new()
+        .permissions(fs::Permissions::from_mode(0o600))
+        .tempfile_in(directory)
+        .map_err(step("making a file in", directory))?;
+    new.write_all(contents).map_err(step("writing", path))?;
+    if let Some(instance) = owner
+        && nix::unistd::geteuid().is_root()
+    {
+        chown(new.path(), Some(instance.user.uid), Some(instance.user.gid))
+            .map_err(step("giving away", path))?;
+    }
+    fs::set_permissions(new.path(), fs::Permissions::from_mode(mode))
+        .map_err(step("protecting", path))?;
+    new.as_file().sync_all().map_err(step("syncing", path))?;
+    new.persist(path)
+        .map_err(|error| step("replacing", path)(error.error))?;
+    Ok(())
+}
+
+/// Makes the data directory, which nobody runs, what `serving` says: a replica's carries `standby.signal`, and
+/// nobody's `postgresql.auto.conf` sets what is Baton's. Durable when it returns.
+///
+/// # Errors
+/// A replica's directory is never made a primary's: only a promotion begins a new timeline.
+pub(crate) fn prepare(instance: &Instance, serving: &Serving) -> Result<(), ConfigureError> {
+    let directory = &instance.data_directory;
+    let signal = directory.join(STANDBY_SIGNAL);
+    match serving {
+        Serving::Alone => return Ok(()),
+        Serving::Primary { .. } if signal.exists() => {
+            return Err(ConfigureError::NotPromoted { path: signal });
+        }
+        Serving::Primary { .. } => {}
+        Serving::Replica { .. } => signal_standby(instance, directory)?,
+    }
+    strip_auto_conf(instance)?;
+    sync_directory(directory)
+}
+
+/// Makes a data directory a replica's.
+pub(super) fn signal_standby(instance: &Instance, directory: &Path) -> Result<(), ConfigureError> {
+    replace(&directory.join(STANDBY_SIGNAL), b"", 0o600, Some(instance))
+}
+
+fn strip_auto_conf(instance: &Instance) -> Result<(), ConfigureError> {
+    let path = instance.data_directory.join(AUTO_CONF);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(step("reading", &path)(error)),
+    };
+    match without_own(&text) {
+        Some(stripped) => {
+            tracing::warn!(file = %path.display(), "ALTER SYSTEM had set what is Baton's to set: taken out");
+            replace(&path, &stripped, 0o600, Some(instance))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The file without the lines that set what is Baton's; `None` if there are none. PostgreSQL writes the file,
+/// one setting per line, and no value contains a newline.
+fn without_own(text: &[u8]) -> Option<Vec<u8>> {
+    let is_own = |line: &&[u8]| {
+        let line = line.trim_ascii_start();
+        let end = line
+            .iter()
+            .position(|c| *c == b'=' || c.is_ascii_whitespace())
+            .unwrap_or(line.len());
+        OWN.iter()
+            .any(|name| line[..end].eq_ignore_ascii_case(name.as_bytes()))
+    };
+    let lines = || text.split_inclusive(|c| *c == b'\n');
+    let any = lines().any(|line| is_own(&line));
+    any.then(|| {
+        lines()
+            .filter(|line| !is_own(line))
+            .flatten()
+            .copied()
+            .collect()
+    })
+}
+
+pub(super) fn sync_directory(path: &Path) -> Result<(), ConfigureError> {
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(step("syncing", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_batons_leaves_the_automatic_file() {
+        let text = b"# head\nwork_mem = '8MB'\nPrimary_ConnInfo = 'host=evil'\nsynchronous_standby_names=''\nprimary_conninfo_x = 1\n";
+        let kept = without_own(text).unwrap();
+        assert_eq!(
+            String::from_utf8(kept).unwrap(),
+            "# head\nwork_mem = '8MB'\nprimary_conninfo_x = 1\n"
+        );
+        assert_eq!(without_own(b"work_mem = '8MB'\n"), None);
+    }
+
+    #[test]
+    fn a_primary_says_who_may_come_in_before_anybody_else_does() {
+        let serving = Serving::Primary {
+            names: String::new(),
+            replication: Replication {
+                user: "re\"pl".to_owned(),
+                require_tls: true,
+                slot_wal_max: "1GB".to_owned(),
+            },
+        };
+        assert_eq!(
+            hba(&serving),
+            [
+                "hostssl replication \"re\"\"pl\" all scram-sha-256",
+                "hostssl postgres \"re\"\"pl\" all scram-sha-256",
+                "host all,replication \"re\"\"pl\" all reject",
+            ]
+        );
+        assert!(hba(&Serving::Alone).is_empty());
+    }
+}

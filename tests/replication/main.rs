@@ -1,0 +1,6 @@
+//! Streaming replication between sites, all real: PostgreSQL of two or three sites, each with a data
+//! directory of its own. Needs root and PostgreSQL.
+#![forbid(unsafe_code)]
+
+mod harness;
+mod streaming;

@@ -1,0 +1,184 @@
+//! A primary for other sites: who comes in, what is told.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Duration;
+
+use baton::postgres::StartError;
+use baton::postgres::replication::{
+    self, ConfigureError, ProbeError, ReloadError, WalStatus, name_of,
+};
+use baton::postgres::{self};
+
+use crate::harness::{
+    LONG, PASSWORD, Site, USER, block_on, licence, primary, replica, replication, started_by,
+};
+
+#[test]
+fn a_primary_lets_another_site_look_with_the_password_alone() {
+    block_on(async {
+        let (a, b) = (Site::new("a"), Site::new("b"));
+        let running = a.found(&[&b]).await;
+        let source = a.source_for(&b);
+        let facts = running.facts().await;
+        assert!(!facts.in_recovery && !facts.receiving && facts.followers.is_empty());
+        assert_eq!((facts.timeline, facts.names.as_str()), (1, ""));
+
+        let probe = replication::probe(&source, "baton_b", LONG).await.unwrap();
+        assert_eq!(probe.system, facts.system);
+        assert_eq!(probe.major, a.instance.programs.major);
+        assert_eq!((probe.in_recovery, probe.timeline), (false, 1));
+        assert!(probe.position >= facts.flushed);
+        let slot = probe.slot.unwrap();
+        assert_eq!(slot.wal_status, Some(WalStatus::Reserved));
+        assert!(!slot.active && slot.restart.is_some());
+
+        fs::write(b.password_file(), "wrong").unwrap();
+        let refused = replication::probe(&source, "baton_b", LONG).await;
+        assert!(
+            matches!(&refused, Err(ProbeError::Rejected { user, .. }) if user == USER),
+            "{refused:?}"
+        );
+        running.stop().await;
+        let gone = replication::probe(&source, "baton_b", Duration::from_secs(2)).await;
+        assert!(matches!(
+            gone,
+            Err(ProbeError::Rejected { .. } | ProbeError::Unreachable { .. })
+        ));
+        assert!(!a.logs().contains(PASSWORD) && !a.logs().contains("SCRAM-SHA-256$"));
+    });
+}
+
+#[test]
+fn slots_are_those_of_the_configured_sites() {
+    block_on(async {
+        let (a, b, c) = (Site::new("a"), Site::new("b"), Site::new("c"));
+        let running = a.found(&[&b, &c]).await;
+        let names = |names: &[&str]| -> BTreeSet<String> {
+            names.iter().map(|name| (*name).to_owned()).collect()
+        };
+        let client = a.client().await;
+        client
+            .run("SELECT pg_create_physical_replication_slot('somebodys')")
+            .await;
+        let none = BTreeSet::new();
+        let changes = running
+            .session
+            .ensure_slots(&names(&["baton_b", "baton_d"]), &none, LONG)
+            .await
+            .unwrap();
+        assert_eq!(changes.created, names(&["baton_d"]));
+        assert_eq!(changes.dropped, names(&["baton_c"]));
+        let facts = running.facts().await;
+        let known: Vec<&String> = facts.slots.keys().collect();
+        assert_eq!(known, ["baton_b", "baton_d"]);
+        let count = "SELECT count(*)::text FROM pg_replication_slots";
+        assert_eq!(client.value(count).await, "3");
+        running.stop().await;
+    });
+}
+
+#[test]
+fn what_is_batons_wins_over_alter_system() {
+    block_on(async {
+        let a = Site::new("a");
+        postgres::initdb(&licence(), &a.instance).unwrap();
+        let auto = a.instance.data_directory.join("postgresql.auto.conf");
+        fs::write(
+            &auto,
+            "work_mem = '5MB'\nsynchronous_standby_names = 'nobody'\nprimary_conninfo = 'host=x'\n",
+        )
+        .unwrap();
+        let running = a.start(&primary("")).await;
+        let setting = async |name| running.session.setting(name, LONG).await.unwrap();
+        assert_eq!(setting("synchronous_standby_names").await, "");
+        assert_eq!(setting("primary_conninfo").await, "");
+        assert_eq!(setting("work_mem").await, "5MB");
+
+        // While it runs: taken back by the next change.
+        let client = a.client().await;
+        client
+            .run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+            .await;
+        client.run("SELECT pg_reload_conf()").await;
+        running
+            .until("the user's name is in force", |facts| {
+                facts.names == "nobody"
+            })
+            .await;
+        let names = r#"ANY 1 ("baton_b")"#;
+        replication::set_names(&a.instance, &running.session, &replication(), names, LONG)
+            .await
+            .unwrap();
+        assert_eq!(running.facts().await.names, names);
+        assert!(!fs::read_to_string(&auto).unwrap().contains("nobody"));
+        running.stop().await;
+    });
+}
+
+#[test]
+fn a_replica_is_never_started_as_a_primary() {
+    block_on(async {
+        let a = Site::new("a");
+        postgres::initdb(&licence(), &a.instance).unwrap();
+        let running = a.start(&replica(None)).await;
+        let facts = running.facts().await;
+        assert!(facts.in_recovery && !facts.receiving);
+        assert_eq!((facts.timeline, facts.flushed), (1, facts.replayed));
+        let position =
+            replication::stop_receiving(&a.instance, &running.session, &replication(), LONG)
+                .await
+                .unwrap();
+        assert_eq!((position.timeline, position.lsn), (1, facts.replayed));
+        running.stop().await;
+        let refused =
+            postgres::launch_as(&licence(), &a.instance, &primary(""), started_by()).await;
+        assert!(
+            matches!(
+                refused,
+                Err(StartError::Role(ConfigureError::NotPromoted { .. }))
+            ),
+            "{refused:?}"
+        );
+
+        let running = a.start(&replica(None)).await;
+        let names = r#"ANY 1 ("baton_b")"#;
+        replication::set_names(&a.instance, &running.session, &replication(), names, LONG)
+            .await
+            .unwrap();
+        let promoted = running.session.promote(LONG).await.unwrap();
+        assert_eq!(promoted.timeline, 2);
+        let again = running.session.promote(LONG).await.unwrap();
+        assert_eq!(again.timeline, 2);
+        let facts = running.facts().await;
+        assert_eq!(
+            (facts.in_recovery, facts.timeline, facts.names.as_str()),
+            (false, 2, names)
+        );
+        running.stop().await;
+        let running = a.start(&primary("")).await;
+        assert_eq!(running.facts().await.timeline, 2);
+        running.stop().await;
+    });
+}
+
+#[test]
+fn what_cannot_come_into_force_is_an_error() {
+    block_on(async {
+        let a = Site::new("a");
+        postgres::initdb(&licence(), &a.instance).unwrap();
+        let running = a.start(&primary("")).await;
+        let bad = "ANY 1 (";
+        let second = Duration::from_secs(1);
+        let refused =
+            replication::set_names(&a.instance, &running.session, &replication(), bad, second)
+                .await;
+        assert!(
+            matches!(&refused, Err(ReloadError::NotInForce { name, .. }) if name == "synchronous_standby_names"),
+            "{refused:?}"
+        );
+        assert_eq!(running.facts().await.names, "");
+        assert_eq!(name_of("x"), "baton_x");
+        running.stop().await;
+    });
+}
