@@ -76,9 +76,8 @@ pub enum ConfigurationError {
 /// Writes the configuration files and returns the postmaster's command line. Each file is replaced at once, so
 /// that a running PostgreSQL never reads half of one.
 pub fn write(instance: &Instance, serving: &Serving) -> Result<Vec<String>, ConfigurationError> {
-    let directory = &instance.runtime_directory;
     let own = nix::unistd::geteuid().as_raw();
-    make_directory(directory, own, instance.user.gid, 0o750)?;
+    make_runtime_directory(instance)?;
     let socket_directory = &instance.socket_directory;
     if !socket_directory.exists() {
         make_directory(
@@ -103,6 +102,13 @@ pub fn rewrite(instance: &Instance, serving: &Serving) -> Result<(), Configurati
     write_file(instance, CONFIG_FILE, &main_file(instance, serving))?;
     let lines = hba_file(&replication::hba(serving), &instance.hba);
     write_file(instance, HBA_FILE, &lines)
+}
+
+/// Makes the directory of the member's own files.
+pub(super) fn make_runtime_directory(instance: &Instance) -> Result<(), ConfigurationError> {
+    let own = nix::unistd::geteuid().as_raw();
+    let directory = &instance.runtime_directory;
+    make_directory(directory, own, instance.user.gid, 0o750)
 }
 
 fn make_directory(path: &Path, uid: u32, gid: u32, mode: u32) -> Result<(), ConfigurationError> {

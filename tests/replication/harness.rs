@@ -7,13 +7,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use baton::postgres::replication::{Facts, Replication, Serving, Source, name_of};
+use baton::postgres::replication::{
+    self, Facts, Progress, Rejoin, RejoinError, Rejoined, Replication, Seeding, Serving, Source,
+    name_of,
+};
 use baton::postgres::{
     self, End, Instance, Isolation, Launched, OsUser, Programs, Session, StartedBy, StopBounds,
     StopOutcome, StoppedBy,
 };
 use fencing::Licence;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 /// Far longer than anything here takes, so that only a hang reaches it.
 pub const LONG: Duration = Duration::from_secs(60);
@@ -68,6 +72,16 @@ pub fn replica(receive: Option<Source>) -> Serving {
     }
 }
 
+pub fn seeding<'a>(source: &'a Source, progress: &'a watch::Sender<Progress>) -> Seeding<'a> {
+    Seeding {
+        source,
+        system: None,
+        connect: LONG,
+        stall: LONG,
+        progress,
+    }
+}
+
 /// PostgreSQL of a site that runs.
 pub struct Running {
     pub launched: Launched,
@@ -82,6 +96,10 @@ impl Running {
             end: End::Exited { code: 0 },
         };
         assert_eq!(outcome, expected, "{}", self.launched.starting.log_tail());
+    }
+
+    pub async fn kill(self) {
+        let _stopped = postgres::kill(&self.launched.postmaster, LONG).await;
     }
 
     pub async fn facts(&self) -> Facts {
@@ -196,6 +214,29 @@ impl Site {
         let none = BTreeSet::new();
         let slots = running.session.ensure_slots(&names, &none, LONG).await;
         assert_eq!(slots.unwrap().in_use, none);
+    }
+
+    /// Makes this site's database from `primary`'s and starts it as its replica.
+    pub async fn join(&self, primary: &Site) -> Running {
+        let source = primary.source_for(self);
+        let (progress, _watch) = watch::channel(Progress::default());
+        let (licence, by) = (licence(), started_by());
+        let wanted = seeding(&source, &progress);
+        let made = replication::basebackup(&licence, &self.instance, &by, &wanted).await;
+        made.unwrap_or_else(|error| panic!("{error:?}"));
+        self.start(&replica(Some(source))).await
+    }
+
+    /// Brings this site's stopped database back to where it can follow `primary`.
+    pub async fn rejoin(&self, primary: &Site) -> Result<Rejoined, RejoinError> {
+        let source = primary.source_for(self);
+        let wanted = Rejoin {
+            source: &source,
+            label: "term-2",
+            connect: LONG,
+            stall: LONG,
+        };
+        replication::rejoin(&licence(), &self.instance, &started_by(), &wanted).await
     }
 
     /// A client's session, over TCP.

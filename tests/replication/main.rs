@@ -2,5 +2,9 @@
 //! directory of its own. Needs root and PostgreSQL.
 #![forbid(unsafe_code)]
 
+mod handover;
 mod harness;
+mod returning;
+mod seeding;
 mod streaming;
+mod synchronous;

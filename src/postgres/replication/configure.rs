@@ -229,6 +229,17 @@ pub(crate) fn prepare(instance: &Instance, serving: &Serving) -> Result<(), Conf
     sync_directory(directory)
 }
 
+/// Whether the data directory is a replica's.
+pub(super) fn is_replica(instance: &Instance) -> bool {
+    instance.data_directory.join(STANDBY_SIGNAL).exists()
+}
+
+/// Makes a former primary's data directory ready for a recovery without other sites.
+pub(super) fn prepare_recovery(instance: &Instance) -> Result<(), ConfigureError> {
+    strip_auto_conf(instance)?;
+    sync_directory(&instance.data_directory)
+}
+
 /// Makes a data directory a replica's.
 pub(super) fn signal_standby(instance: &Instance, directory: &Path) -> Result<(), ConfigureError> {
     replace(&directory.join(STANDBY_SIGNAL), b"", 0o600, Some(instance))

@@ -5,22 +5,34 @@
 //! which replicas it waits for and when one is promoted is decided elsewhere.
 
 mod configure;
+mod diverged;
 mod facts;
 mod look;
+mod origin;
+mod place;
+mod program;
 mod promote;
+mod rejoin;
 mod reload;
 mod remote;
 mod role;
+mod seed;
 mod slots;
 mod source;
 mod tls;
 
 pub use configure::ConfigureError;
 pub(super) use configure::{defaults, hba, own, prepare, write_passfile};
+pub use diverged::{DIVERGED_DIRECTORY, Diverged};
 pub use facts::{Facts, Follower, Position, Probe, Slot, WalStatus};
+pub use origin::OriginError;
+pub use place::{PlaceError, old_copies};
+pub use program::ProgramError;
 pub use promote::PromoteError;
+pub use rejoin::{Rejoin, RejoinError, Rejoined, rejoin};
 pub use reload::{ReloadError, enforced_from, receive, reload, set_names, stop_receiving};
 pub use remote::{ProbeError, Remote, probe};
+pub use seed::{Progress, Reseeded, SeedError, Seeding, basebackup, reseed};
 pub use slots::SlotChanges;
 pub use source::{PasswordError, Replication, Serving, Source, read_password};
 pub use tls::TlsError;

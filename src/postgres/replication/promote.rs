@@ -29,7 +29,7 @@ impl Session {
     /// as it accepts writes; at once if it is a primary already.
     ///
     /// For whom commits wait from the first one on is what [`set_names`](super::set_names) said before.
-    /// A checkpoint should follow soon: until then `pg_rewind` at another site does not see the new timeline.
+    /// A checkpoint should follow soon: until then [`rejoin`](super::rejoin) of another site has to wait.
     ///
     /// # Errors
     /// At the deadline the promotion goes on: it cannot be taken back.

@@ -117,6 +117,11 @@ impl Source {
         self.connection(passfile, Some(&self.application_name), None)
     }
 
+    /// The connection of a program, which must not be taken for the replica's own.
+    pub(crate) fn program_conninfo(&self, passfile: &Path, database: Option<&str>) -> String {
+        self.connection(passfile, None, database)
+    }
+
     fn connection(&self, passfile: &Path, name: Option<&str>, database: Option<&str>) -> String {
         let join = |part: fn(&Endpoint) -> String| {
             let parts: Vec<String> = self.hosts.iter().map(part).collect();
