@@ -373,6 +373,7 @@ async fn history_is_known_while_the_member_runs_and_while_it_does_not() {
         planned: false,
         initialized: true,
         paused: false,
+        cluster: None,
     };
     lease
         .write(None, record, clock::now() + Duration::from_secs(5))

@@ -34,6 +34,7 @@ fn record(epoch: u32, number: u8, sequence: u64) -> LeaseRecord {
         planned: false,
         initialized: true,
         paused: false,
+        cluster: None,
     }
 }
 

@@ -105,6 +105,13 @@ impl Attachment {
             Work::DropMount => self.drop_mount(deadline).await,
             Work::ClaimLease { .. }
             | Work::Format { .. }
+            | Work::Seed { .. }
+            | Work::Align { .. }
+            | Work::Serve { .. }
+            | Work::Reconfigure { .. }
+            | Work::Promote { .. }
+            | Work::KeepSlots { .. }
+            | Work::StopToMove
             | Work::StartPostgres { .. }
             | Work::Checkpoint
             | Work::Withdraw { .. }
@@ -219,6 +226,13 @@ pub(crate) fn ends_ownership(work: &Work) -> bool {
         Work::ClaimLease { .. }
         | Work::PrepareVolume
         | Work::Format { .. }
+        | Work::Seed { .. }
+        | Work::Align { .. }
+        | Work::Serve { .. }
+        | Work::Reconfigure { .. }
+        | Work::Promote { .. }
+        | Work::KeepSlots { .. }
+        | Work::StopToMove
         | Work::Mount { .. }
         | Work::StartPostgres { .. }
         | Work::Checkpoint

@@ -14,12 +14,14 @@ pub mod controller;
 pub mod crd;
 pub mod doctor;
 pub mod drill;
+pub mod failover;
 pub mod history;
 pub mod kubectl;
 pub mod lab;
 pub mod pause;
 pub mod postgres_init;
 mod reach;
+pub mod reinit;
 pub mod reload;
 pub mod replay;
 pub mod restart;
@@ -28,6 +30,7 @@ pub mod run;
 pub mod status;
 pub mod switchover;
 pub mod target;
+pub mod topology;
 
 macro_rules! subcommands {
     ($($(#[$attribute:meta])* $name:ident = $module:ident,)*) => {
@@ -62,6 +65,9 @@ subcommands! {
     Run = run,
     Status = status,
     Switchover = switchover,
+    Failover = failover,
+    Reinit = reinit,
+    Topology = topology,
     Restart = restart,
     Reload = reload,
     Pause = pause,

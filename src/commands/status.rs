@@ -6,6 +6,7 @@ use crate::control::{MemberStatus, Status};
 use crate::decide::RoleName;
 
 use super::reach::{Output, OutputArgs, Reach, print_json, print_table};
+use super::topology::sentence;
 
 /// A status older than this means that the member's loop hangs, in milliseconds: ten times the
 /// longest time between two decisions.
@@ -89,6 +90,14 @@ fn print(best: &Status, others: &[Status]) {
     }
     println!("volume: {}", best.volume.says);
     println!("lease:  {}", best.lease.says);
+    if let Some(zone) = &best.zone {
+        let primary = zone.primary.as_deref().unwrap_or("unknown");
+        println!(
+            "sites:  primary at {primary}, term {}. {}",
+            zone.term,
+            sentence(zone)
+        );
+    }
     for status in std::iter::once(best).chain(others) {
         if let Some(route) = status.route.says() {
             println!("route of {}: {route}", status.member);

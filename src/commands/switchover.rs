@@ -19,6 +19,10 @@ pub struct Args {
     /// The standby to hand over to; without it, one that is ready
     #[arg(long, value_name = "MEMBER")]
     to: Option<String>,
+    /// Move the primary to this site instead, with nothing lost; the member that is asked must be of
+    /// the primary's site
+    #[arg(long, value_name = "SITE", conflicts_with = "to")]
+    site: Option<String>,
     /// How long to wait
     #[arg(long, default_value = "90s", value_parser = patience)]
     timeout: Duration,
@@ -29,9 +33,9 @@ pub struct Args {
 /// Asks the member, which passes the request to the active where it is not it itself.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let client = args.reach.client(args.timeout)?;
-    ask(
-        client,
-        &Request::Switchover { to: args.to },
-        args.output.output,
-    )
+    let request = match args.site {
+        Some(site) => Request::SwitchoverSite { site },
+        None => Request::Switchover { to: args.to },
+    };
+    ask(client, &request, args.output.output)
 }

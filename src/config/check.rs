@@ -8,6 +8,7 @@ use nvme::kernel::Identifier;
 use super::fences;
 use super::platform::{self, Lease};
 use super::read::Draft;
+use super::replication;
 use super::{Attached, Fencing, Peer, Postgres, Problem, Transport, Volume};
 use crate::decide::Timings;
 
@@ -74,6 +75,9 @@ pub(super) fn contradictions(draft: &Draft, problems: &mut Vec<Problem>) {
         super::api::contradictions(known, draft, &mut note);
     }
     platform::contradictions(draft, &mut note);
+    if let Some(Some(known)) = &draft.replication {
+        replication::contradictions(known, draft, &mut note);
+    }
     if let Some(known) = &draft.postgres {
         postgres(known, draft.peer.as_ref(), &mut note);
     }

@@ -13,6 +13,7 @@ mod machine;
 mod platform;
 mod read;
 mod reader;
+mod replication;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -29,6 +30,7 @@ pub use fences::{FenceCommand, FenceWatchdog, Fencing};
 pub(crate) use machine::SECRET_MIN_BYTES;
 pub use platform::{Kubernetes, Lease, Pooler};
 pub use reader::Problem;
+pub use replication::{Failover, Replication, Site};
 
 use crate::decide::{self, Timings};
 
@@ -71,6 +73,9 @@ pub struct Config {
     /// The PgBouncer before the database; none unless `[pooler]` is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pooler: Option<Pooler>,
+    /// The other sites; none unless `[replication]` is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replication: Option<Replication>,
 }
 
 /// By whom a member is attached to its volume.
@@ -314,6 +319,7 @@ impl Config {
             bootstrap,
             timings: self.timings.clone(),
             routed: self.routed(),
+            zone: self.zone(),
         }
     }
 

@@ -18,6 +18,7 @@ use super::api::{self, Api};
 use super::fences;
 use super::platform::{self, Kubernetes, Lease, Pooler, Store};
 use super::reader::{Parsed, Problem, Section, Setting, Within};
+use super::replication::{self, Replication};
 use super::{
     Agent, Attached, Config, Control, Fencing, Journal, Peer, PeerMember, Postgres, Transport,
     Volume,
@@ -42,10 +43,11 @@ pub(super) struct Draft {
     pub timings: Option<Timings>,
     pub journal: Option<Journal>,
     pub control: Option<Control>,
-    /// Outer `None`: wrong. Inner: not wanted. So the next two.
+    /// Outer `None`: wrong. Inner: not wanted. So the next three.
     pub api: Option<Option<Api>>,
     pub kubernetes: Option<Option<Kubernetes>>,
     pub pooler: Option<Option<Pooler>>,
+    pub replication: Option<Option<Replication>>,
 }
 
 impl Draft {
@@ -68,6 +70,7 @@ impl Draft {
             api: self.api?,
             kubernetes: self.kubernetes?,
             pooler: self.pooler?,
+            replication: self.replication?,
         })
     }
 }
@@ -98,6 +101,7 @@ pub(super) fn draft(table: Table, problems: &mut Vec<Problem>) -> Draft {
     let api = top.optional_section("api", api::read);
     let kubernetes = top.optional_section("kubernetes", platform::kubernetes);
     let pooler = top.optional_section("pooler", platform::pooler);
+    let replication = top.optional_section("replication", replication::read);
     top.finish();
     Draft {
         cluster: cluster.map(|Name(name)| name),
@@ -116,6 +120,7 @@ pub(super) fn draft(table: Table, problems: &mut Vec<Problem>) -> Draft {
         api,
         kubernetes,
         pooler,
+        replication,
     }
 }
 
@@ -277,7 +282,7 @@ fn rule(violation: &Violation) -> String {
 }
 
 /// A name of a cluster, site or member: it becomes a file name, a DNS label and a Kubernetes name.
-struct Name(String);
+pub(super) struct Name(pub String);
 
 impl Setting for Name {
     fn read(value: Value) -> Result<Self, String> {

@@ -66,7 +66,10 @@ pub struct Client {
 /// # Errors
 /// As [`Client::connect`], [`Client::send`] and [`Client::receive`].
 pub fn ask(socket: &Path, request: &Request, patience: Duration) -> Result<Reply, ClientError> {
-    let progresses = matches!(request, Request::Switchover { .. });
+    let progresses = matches!(
+        request,
+        Request::Switchover { .. } | Request::SwitchoverSite { .. } | Request::Failover { .. }
+    );
     let mut client = Client::connect(socket, patience)?;
     client.send(request)?;
     loop {

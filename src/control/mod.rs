@@ -17,6 +17,7 @@ mod requests;
 mod server;
 pub mod status;
 mod tally;
+pub mod zone;
 
 pub use client::{Client, ClientError, ask};
 pub use desk::Desk;

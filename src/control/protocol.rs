@@ -24,6 +24,18 @@ pub enum Request {
         /// To the member with this name; `None`: to whoever is ready.
         to: Option<String>,
     },
+    /// Move the primary to another site; replies as for [`Request::Switchover`].
+    SwitchoverSite {
+        /// To this one.
+        site: String,
+    },
+    /// Make this member's site the primary's; replies as for [`Request::Switchover`].
+    Failover {
+        /// Also where acknowledged writes may be lost.
+        allow_data_loss: bool,
+    },
+    /// Copy the primary's database anew to this member's site.
+    Reinit,
     /// Stop PostgreSQL and start it again on the active, which this member must be.
     Restart,
     /// Read PostgreSQL's settings anew.

@@ -87,7 +87,13 @@ impl Requests {
             return;
         };
         let elsewhere = match (&answer, request.ask) {
-            (Answer::Refused(reason), Ask::Switchover { .. }) => match reason.as_ref() {
+            (
+                Answer::Refused(reason),
+                Ask::Switchover { .. }
+                | Ask::SwitchoverSite { .. }
+                | Ask::Failover { .. }
+                | Ask::Reinit,
+            ) => match reason.as_ref() {
                 Reason::NotActive { active } => *active,
                 _ => None,
             },

@@ -19,6 +19,7 @@ use super::requests::ControlRequest;
 use super::status::Status;
 use crate::clock;
 use crate::config::Config;
+use crate::decide::zone::SiteNumber;
 use crate::decide::{Answer, Ask};
 use crate::lease::LeaseStore;
 
@@ -202,6 +203,12 @@ impl Clerk {
             Request::History => return send(write, &self.history().await).await,
             Request::Restart => Ask::Restart,
             Request::Reload => Ask::Reload,
+            Request::SwitchoverSite { site } => match self.site(&site) {
+                Ok(site) => Ask::SwitchoverSite { site },
+                Err(refused) => return send(write, &refused).await,
+            },
+            Request::Failover { allow_data_loss } => Ask::Failover { allow_data_loss },
+            Request::Reinit => Ask::Reinit,
             Request::Pause => Ask::Pause,
             Request::Resume => Ask::Resume,
             Request::OwnersStopped => Ask::OwnersStopped,
@@ -212,6 +219,19 @@ impl Clerk {
             },
         };
         self.ask(ask, lines, write).await
+    }
+
+    fn site(&self, name: &str) -> Result<SiteNumber, Reply> {
+        let Some(zone) = self.0.config.zone() else {
+            return Err(refused("this cluster has one site".to_owned()));
+        };
+        zone.number_of(name).ok_or_else(|| {
+            let names: Vec<_> = zone.sites.keys().map(ToString::to_string).collect();
+            refused(format!(
+                "there is no site {name:?}; there are {}",
+                names.join(", ")
+            ))
+        })
     }
 
     fn no_such_member(&self, name: &str) -> Reply {

@@ -6,6 +6,7 @@ use fencing::{Holder, MemberId, Mono};
 use serde::{Deserialize, Serialize};
 
 use super::tally::Tally;
+use super::zone::ZoneStatus;
 use crate::clock::{self, Wall};
 use crate::config::Config;
 use crate::decide::{
@@ -66,6 +67,9 @@ pub struct Status {
     pub signs: Signs,
     /// What the member did since its start.
     pub tally: Tally,
+    /// The sites, where the cluster has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<ZoneStatus>,
 }
 
 /// How long ago each channel last *moved*, which is more than that it could be read.
@@ -178,7 +182,9 @@ impl Status {
             reason_code: (*reason).clone(),
             needs_operator: reason.needs_operator(),
             paused: memory.paused,
-            serving: role == RoleName::Active && observation.local.postgres == Postgres::Running,
+            serving: role == RoleName::Active
+                && observation.local.postgres == Postgres::Running
+                && memory.zone.leads(config.replication.is_some()),
             postgres: observation.local.postgres,
             step: memory.issued.as_ref().map(|step| RunningStep {
                 name: step.work.name().to_owned(),
@@ -192,6 +198,7 @@ impl Status {
             warnings,
             signs: signs(facts),
             tally: (*tally).clone(),
+            zone: ZoneStatus::of(config, memory, observation),
         }
     }
 
@@ -366,6 +373,9 @@ fn failure(observation: &Observation) -> Option<String> {
         | Outcome::Volume(
             VolumeFacts::Blank | VolumeFacts::Unfinished | VolumeFacts::Ours { .. },
         )
+        | Outcome::Aligned(_)
+        | Outcome::Reconfigured { .. }
+        | Outcome::ShutDown { .. }
         | Outcome::Stopped { .. }
         | Outcome::Unmounted { .. } => None,
     }

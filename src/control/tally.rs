@@ -84,6 +84,9 @@ impl Tally {
             | Outcome::Fenced(_)
             | Outcome::Volume(_)
             | Outcome::Stopped { .. }
+            | Outcome::Aligned(_)
+            | Outcome::Reconfigured { .. }
+            | Outcome::ShutDown { .. }
             | Outcome::Unmounted { .. } => {
                 tally.done += 1;
                 tally.last_ms = Some(took_ms);

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::observation::{
     Answer, Heartbeat, LeaseRecord, LeaseVersion, RequestId, RoleName, StepId,
 };
+use super::zone::{ClusterRecord, Serve, SiteName};
 
 /// One imperative for the executor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,18 @@ pub enum Action {
         /// Give up then; the channel is Unknown.
         deadline: Mono,
     },
+    /// Compare-and-set the cluster's record; the result is its next observation. Drop it if such a
+    /// write is still under way.
+    WriteCluster {
+        /// The version that must be found; `None`: no record may exist.
+        expected: Option<LeaseVersion>,
+        /// The new record.
+        record: Box<ClusterRecord>,
+        /// Give up then; the channel is Unknown.
+        deadline: Mono,
+    },
+    /// Re-read the cluster's record now.
+    RefreshCluster,
     /// Send this heartbeat to every peer, now.
     Publish(Heartbeat),
     /// Re-read these channels now instead of at the next `observe` interval.
@@ -226,6 +239,61 @@ pub enum Work {
     /// Drop the device's cached blocks, read superblock and pg_control with O_DIRECT. Reads only.
     /// Outcome `Volume`.
     PrepareVolume,
+    /// Hazardous. As [`Work::Format`], but with a copy of another site's database. Outcome `Done`.
+    Seed {
+        /// Whose permit.
+        epoch: Epoch,
+        /// The primary's site.
+        from: SiteName,
+        /// The term in which it is that.
+        term: u64,
+    },
+    /// Hazardous. Bring the data directory in line with the cluster's record: rewind what the
+    /// primary of this term does not have, or copy its database anew. PostgreSQL is stopped.
+    /// Outcome `Aligned`.
+    Align {
+        /// Whose permit.
+        epoch: Epoch,
+        /// The term of the record.
+        term: u64,
+        /// The primary's site.
+        primary: SiteName,
+        /// Copy the database anew.
+        reseed: bool,
+    },
+    /// Hazardous. Start PostgreSQL, as [`Work::StartPostgres`], in this way. A replica commits
+    /// nothing: it is ready when it takes connections. Outcome `Done`.
+    Serve {
+        /// Whose permit.
+        epoch: Epoch,
+        /// In which way.
+        serve: Serve,
+    },
+    /// Let the running PostgreSQL go on in another way, and see that it does. A replica that shall
+    /// not receive has no receiver any more when this is done. Outcome `Reconfigured`.
+    Reconfigure {
+        /// Whose permit.
+        epoch: Epoch,
+        /// In which way.
+        serve: Serve,
+    },
+    /// Hazardous. Make the running replica, which does not receive, the primary; wait for a
+    /// committed write. Outcome `Done`, also where it was promoted before.
+    Promote {
+        /// Whose permit.
+        epoch: Epoch,
+        /// The term it begins.
+        term: u64,
+        /// In which way it goes on.
+        serve: Serve,
+    },
+    /// Make the other sites' replication slots, and those anew that are lost. Outcome `Done`.
+    KeepSlots {
+        /// Whose permit.
+        epoch: Epoch,
+    },
+    /// Hazardous. A fast stop that must end in order. Outcome `ShutDown`, or `Stopped`.
+    StopToMove,
     /// Hazardous. Under the permit of this epoch and on a volume re-proven blank (or unfinished):
     /// make the filesystem, mount it, `initdb`, unmount. Outcome `Done`.
     Format {
@@ -289,6 +357,13 @@ impl Work {
             | Self::RebuildDevice
             | Self::PrepareVolume
             | Self::Format { .. }
+            | Self::Seed { .. }
+            | Self::Align { .. }
+            | Self::Serve { .. }
+            | Self::Reconfigure { .. }
+            | Self::Promote { .. }
+            | Self::KeepSlots { .. }
+            | Self::StopToMove
             | Self::Mount { .. }
             | Self::StartPostgres { .. }
             | Self::Checkpoint
@@ -310,6 +385,13 @@ impl Work {
             Self::RebuildDevice => "rebuild-device",
             Self::PrepareVolume => "prepare-volume",
             Self::Format { .. } => "format",
+            Self::Seed { .. } => "seed",
+            Self::Align { .. } => "align",
+            Self::Serve { .. } => "start-postgres",
+            Self::Reconfigure { .. } => "reconfigure",
+            Self::Promote { .. } => "promote",
+            Self::KeepSlots { .. } => "keep-slots",
+            Self::StopToMove => "stop-postgres-to-move",
             Self::Mount { .. } => "mount",
             Self::StartPostgres { .. } => "start-postgres",
             Self::Checkpoint => "checkpoint",
@@ -338,6 +420,11 @@ pub(super) fn allowance(work: &Work, timings: &super::Timings) -> Duration {
         Work::RebuildDevice => timings.rebuild,
         Work::PrepareVolume => timings.prepare,
         Work::Format { .. } => timings.format,
+        Work::Seed { .. } | Work::Align { .. } => timings.seed,
+        Work::Serve { .. } => timings.start,
+        Work::Reconfigure { .. } | Work::KeepSlots { .. } => timings.command * 5,
+        Work::Promote { .. } => timings.promote,
+        Work::StopToMove => timings.stop_fast,
         Work::Mount { .. } => timings.mount,
         Work::StartPostgres { .. } => timings.start,
         Work::Checkpoint => timings.checkpoint,

@@ -17,8 +17,12 @@ impl Turn<'_> {
         if local.mount != Mount::Mounted || local.device == Device::Absent {
             return self.give_up(own.epoch, Reason::MountLost);
         }
+        if let Some(superseded) = self.superseded(own) {
+            return superseded;
+        }
+        self.take_in_sites();
         let ended = self.take_ended();
-        let starting = self.is_under_way(&Work::StartPostgres { epoch: own.epoch });
+        let starting = self.is_starting();
         if self.pending() && !(self.seen.stopping && starting) {
             let why = match self.memory.restarting {
                 Some(_) => Reason::RestartingAsAsked,
@@ -40,6 +44,9 @@ impl Turn<'_> {
         if let Some(request) = self.switchover_asked() {
             return self.switch_over(own, request);
         }
+        if self.config.zone.is_some() {
+            return self.serve_among_sites(own, ended);
+        }
         match local.postgres {
             Postgres::Running => self.serve(own),
             Postgres::Stopped => self.restart(own, ended),
@@ -51,12 +58,12 @@ impl Turn<'_> {
         }
     }
 
-    fn attempt(&self) -> Reason {
+    pub(super) fn attempt(&self) -> Reason {
         let attempt = u32::try_from(self.memory.restarts.len()).unwrap_or(u32::MAX);
         Reason::RestartingPostgres { attempt }
     }
 
-    fn serve(&mut self, own: Ownership) -> Next {
+    pub(super) fn serve(&mut self, own: Ownership) -> Next {
         if let Some(to) = self.isolated() {
             return self.hand_over(own, Some(to), HandoverCause::Isolated);
         }
@@ -77,6 +84,11 @@ impl Turn<'_> {
         if let Some(wait) = self.backing_off() {
             return wait;
         }
+        self.start_again(own, Work::StartPostgres { epoch: own.epoch })
+    }
+
+    /// Starts PostgreSQL within the budget; beyond it another member may try, else this one slowly.
+    pub(super) fn start_again(&mut self, own: Ownership, start: Work) -> Next {
         let budget = self.timings().restart_budget as usize;
         if self.memory.restarts.len() >= budget {
             let to = self.ready_unfailed_peer().filter(|_| !self.memory.paused);
@@ -86,11 +98,11 @@ impl Turn<'_> {
             }
             // Nobody else can do better: go on trying, slowly.
             self.memory.restarts.push(self.now);
-            self.begin(Work::StartPostgres { epoch: own.epoch });
+            self.begin(start);
             return self.hold_up(Reason::PostgresKeepsFailing);
         }
         self.memory.restarts.push(self.now);
-        self.begin(Work::StartPostgres { epoch: own.epoch });
+        self.begin(start);
         Next::Wait(self.attempt())
     }
 

@@ -284,7 +284,9 @@ impl Turn<'_> {
     fn route(&mut self) {
         let role = self.memory.role.name();
         let epoch = self.owned().map_or(self.memory.newest, |(epoch, _)| epoch);
-        let serving = self.wants_clients() && self.seen.local.postgres == Postgres::Running;
+        let serving = self.wants_clients()
+            && self.seen.local.postgres == Postgres::Running
+            && self.runs_the_primary();
         let routed = Routed {
             role,
             epoch,

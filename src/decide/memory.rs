@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::action::{Victim, Work};
 use super::observation::{HandoverCause, Heartbeat, LeaseVersion, RequestId, RoleName, StepId};
 use super::reason::{Evidence, Reason};
+use super::zone::ZoneMemory;
 
 /// The memory. A process starts with [`Memory::default`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +74,9 @@ pub struct Memory {
     /// The newest reload that was ordered; the executor answers it.
     #[serde(default)]
     pub reloading: Option<RequestId>,
+    /// What concerns the other sites.
+    #[serde(default)]
+    pub zone: ZoneMemory,
 }
 
 /// An operator's restart of PostgreSQL that is on its way.
@@ -386,6 +390,7 @@ impl Default for Memory {
             switching: None,
             restarting: None,
             reloading: None,
+            zone: ZoneMemory::default(),
         }
     }
 }

@@ -13,11 +13,13 @@ pub mod reason;
 mod requests;
 mod restart;
 mod returning;
+mod sites;
 mod standby;
 mod takeover;
 pub mod timings;
 mod turn;
 mod watch;
+pub mod zone;
 
 use std::collections::BTreeSet;
 
@@ -52,6 +54,9 @@ pub struct Config {
     /// away before PostgreSQL stops.
     #[serde(default)]
     pub routed: bool,
+    /// The sites, where the cluster has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<zone::ZoneConfig>,
 }
 
 impl Config {

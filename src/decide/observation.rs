@@ -10,6 +10,7 @@ use nvme::HostId;
 use serde::{Deserialize, Serialize};
 
 use super::reason::Reason;
+use super::zone::{ClusterRecord, Data, Position, SiteNumber, ZoneSeen};
 
 /// What one channel says. Unknown is its own answer; it is never "dead" and never "silent".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +87,10 @@ pub struct LeaseRecord {
     pub initialized: bool,
     /// The operator wants no automatic take-over.
     pub paused: bool,
+    /// In the lease of a whole cluster, which is the same kind of register: its record. `None` in a
+    /// site's lease.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Box<ClusterRecord>>,
 }
 
 /// The record with the version that a compare-and-set names.
@@ -362,6 +367,18 @@ pub enum Outcome {
         /// The superblock, read back with O_DIRECT, needs no recovery.
         clean: bool,
     },
+    /// `Align`: what the data directory is now.
+    Aligned(Data),
+    /// `Reconfigure`: PostgreSQL runs in that way; where a replica stopped to receive.
+    Reconfigured {
+        /// What it has flushed of what it received.
+        position: Option<Position>,
+    },
+    /// `StopToMove`: stopped in order, all processes are gone.
+    ShutDown {
+        /// Its shutdown checkpoint.
+        at: Position,
+    },
     /// It failed and had no effect, or one that the next observation shows.
     Failed {
         /// For people. Never read by `decide`.
@@ -406,6 +423,18 @@ pub enum Ask {
     Pause,
     /// Automatic take-overs again.
     Resume,
+    /// Move the primary to another site, with nothing lost. For the primary's active.
+    SwitchoverSite {
+        /// To which.
+        site: SiteNumber,
+    },
+    /// Make this site the primary's, whose site is silent. For this site's active.
+    Failover {
+        /// Also where acknowledged writes may be lost.
+        allow_data_loss: bool,
+    },
+    /// Copy the primary's database anew. For the active of a replica's site.
+    Reinit,
     /// The operator's word that every earlier owner of the volume is stopped; needed where the
     /// reservation is gone and nothing else proves it. Binds the moment it is given, no later one.
     OwnersStopped,
@@ -450,4 +479,7 @@ pub struct Observation {
     pub request: Option<Request>,
     /// SIGTERM came: stop after handing over.
     pub stopping: bool,
+    /// The other sites, where the cluster has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Box<ZoneSeen>>,
 }

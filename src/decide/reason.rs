@@ -6,6 +6,7 @@ use fencing::{Epoch, MemberId, Mono};
 use serde::{Deserialize, Serialize};
 
 use super::observation::{Ask, HandoverCause};
+use super::zone::ZoneReason;
 
 /// What allows a member to take the volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -220,6 +221,12 @@ pub enum Reason {
         ask: Ask,
     },
 
+    // Other sites
+    /// What concerns the other sites.
+    Zone(ZoneReason),
+    /// The cluster has one site, or this member is not its site's active.
+    NoSuchSite,
+
     // Leaving
     /// Leaving.
     Leaving,
@@ -241,6 +248,7 @@ impl Reason {
                 | Self::VolumeBlank
                 | Self::CannotFormat
                 | Self::PostgresKeepsFailing
+                | Self::Zone(ZoneReason::OtherSystem)
         )
     }
 }
@@ -416,6 +424,12 @@ impl fmt::Display for Reason {
                     "this word is asked for only by a ready standby that finds no reservation; \
                      baton status says whether it is needed"
                 }
+                Ask::SwitchoverSite { .. } => {
+                    "this member does not run the primary; ask the active of the primary's site"
+                }
+                Ask::Failover { .. } | Ask::Reinit => {
+                    "this member runs no replica; ask the active of a replica's site"
+                }
                 Ask::Restart => {
                     "the volume is changing hands, or this member is not up; baton status says more"
                 }
@@ -423,6 +437,10 @@ impl fmt::Display for Reason {
                     "not possible in this state; baton status says why"
                 }
             }),
+            Self::Zone(why) => why.fmt(f),
+            Self::NoSuchSite => {
+                f.write_str("there is no such site, or the primary is there already")
+            }
             Self::Leaving => f.write_str("leaving"),
             Self::Left => f.write_str("left"),
         }

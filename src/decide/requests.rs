@@ -21,7 +21,14 @@ impl Turn<'_> {
         let Request { id, ask } = self.unanswered()?;
         match ask {
             Ask::Switchover { to } => Some(Asked { id, to }),
-            Ask::Restart | Ask::Reload | Ask::Pause | Ask::Resume | Ask::OwnersStopped => None,
+            Ask::Restart
+            | Ask::Reload
+            | Ask::Pause
+            | Ask::Resume
+            | Ask::OwnersStopped
+            | Ask::SwitchoverSite { .. }
+            | Ask::Failover { .. }
+            | Ask::Reinit => None,
         }
     }
 
@@ -44,7 +51,8 @@ impl Turn<'_> {
                 .memory
                 .restarting
                 .is_some_and(|restarting| restarting.request == request.id)
-            || self.memory.reloading == Some(request.id);
+            || self.memory.reloading == Some(request.id)
+            || self.between_sites(request.id);
         (!answered && !on_its_way).then_some(request)
     }
 
@@ -75,6 +83,7 @@ impl Turn<'_> {
             self.finish_switchover(switching);
         }
         self.give_up_restart();
+        self.finish_between_sites();
         let Some(Request { id, ask }) = self.unanswered() else {
             return;
         };
@@ -84,10 +93,13 @@ impl Turn<'_> {
             Ask::Pause => self.set_paused(id, true),
             Ask::Resume => self.set_paused(id, false),
             Ask::OwnersStopped => self.hear_operators_word(id, ask),
+            Ask::SwitchoverSite { site } => self.move_to_site(id, site),
+            Ask::Failover { allow_data_loss } => self.fail_over(id, allow_data_loss),
+            Ask::Reinit => self.reinit(id),
         }
     }
 
-    fn refuse_elsewhere(&mut self, id: RequestId, ask: Ask) {
+    pub(super) fn refuse_elsewhere(&mut self, id: RequestId, ask: Ask) {
         match self.memory.role {
             Role::Active(_) => {} // Taken up as soon as no step is under way.
             Role::Standby => {
@@ -159,6 +171,7 @@ impl Turn<'_> {
                 planned: false,
                 initialized: false,
                 paused,
+                cluster: None,
             },
         };
         self.write_lease(lease.map(|lease| lease.version.clone()), record);

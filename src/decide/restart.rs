@@ -66,6 +66,11 @@ impl Turn<'_> {
             RestartStage::Killing => {
                 self.stop_to_restart(Work::KillPostgres, next(RestartStage::Killing), ended)
             }
+            RestartStage::Starting if self.config.zone.is_some() => match running {
+                true => self.end_restart(restarting, true),
+                // More than a start may be to be done.
+                false => self.serve_among_sites(own, ended),
+            },
             RestartStage::Starting => match ended {
                 None => self.take_stage(Work::StartPostgres { epoch }),
                 Some(_) => self.end_restart(restarting, running),

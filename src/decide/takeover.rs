@@ -133,6 +133,7 @@ impl Turn<'_> {
             planned: self.is_planned(epoch, before),
             initialized: before.is_some_and(|record| record.initialized),
             paused: before.map_or(self.memory.paused, |record| record.paused),
+            cluster: None,
         }
     }
 
@@ -230,13 +231,14 @@ impl Turn<'_> {
 
     fn format(&mut self, takeover: TakeOver, reason: Reason, ended: Option<Outcome>) -> Next {
         match ended {
-            None => {
-                self.taint();
-                self.begin(Work::Format {
-                    epoch: takeover.epoch,
-                });
-                Next::Wait(reason)
-            }
+            None => match self.first_data(&takeover) {
+                Ok(work) => {
+                    self.taint();
+                    self.begin(work);
+                    Next::Wait(reason)
+                }
+                Err(why) => Next::Wait(why),
+            },
             Some(Outcome::Done) => self.enter_phase(takeover, TakeOverPhase::Mounting),
             Some(_) => {
                 self.memory.restarts.push(self.now);
@@ -270,7 +272,10 @@ impl Turn<'_> {
                 });
                 Next::Wait(reason)
             }
-            Some(Outcome::Done) => self.enter_phase(takeover, TakeOverPhase::Starting),
+            Some(Outcome::Done) => {
+                self.memory.zone = self.memory.zone.mounted(self.now);
+                self.enter_phase(takeover, TakeOverPhase::Starting)
+            }
             Some(_) => self.failed_here(&takeover),
         }
     }
@@ -278,6 +283,14 @@ impl Turn<'_> {
     fn start(&mut self, takeover: TakeOver, reason: Reason, ended: Option<Outcome>) -> Next {
         let postgres = self.seen.local.postgres;
         match ended {
+            // With several sites more than a start is to be done: the active does all of it.
+            None if self.config.zone.is_some() && postgres == Postgres::Stopped => {
+                let proven_at = takeover.proven_at.unwrap_or(self.now);
+                self.become_role(Role::Active(Ownership {
+                    epoch: takeover.epoch,
+                    proven_at,
+                }))
+            }
             Some(Outcome::Done) if postgres == Postgres::Running => {
                 self.memory.failed = None;
                 let proven_at = takeover.proven_at.unwrap_or(self.now);

@@ -106,6 +106,21 @@ pub struct TimingSettings {
     /// Bound of syncfs, unmount and Flush. Default 20 s.
     #[serde(with = "text")]
     pub unmount: Duration,
+    /// How long the primary's site must be silent on every channel before another takes over.
+    /// Default 10 s.
+    #[serde(with = "text")]
+    pub site_detection: Duration,
+    /// How long commits wait for a site that does not keep up before `preferred` goes on without it.
+    /// Default 5 s.
+    #[serde(with = "text")]
+    pub sync_patience: Duration,
+    /// Deadline of a promotion, replay of what was received included. Default 1 min.
+    #[serde(with = "text")]
+    pub promote: Duration,
+    /// Deadline of a copy of another site's database. Default 24 h; one that gets no further ends
+    /// long before.
+    #[serde(with = "text")]
+    pub seed: Duration,
     /// How many unplanned take-overs this member makes within `takeover_window`. Default 3.
     pub max_takeovers: u32,
     /// See `max_takeovers`. Default 10 min.
@@ -152,6 +167,10 @@ impl Default for TimingSettings {
             stop_immediate: s(5),
             kill: s(5),
             unmount: s(20),
+            site_detection: s(10),
+            sync_patience: s(5),
+            promote: s(60),
+            seed: s(24 * 3600),
             max_takeovers: 3,
             takeover_window: s(600),
             restart_budget: 3,
@@ -190,6 +209,7 @@ impl TimingSettings {
 /// path lost, a peer ready → stop          detection after the last successful report       = 2 s
 /// path lost, nobody ready → stop          path_loss_timeout                                = 10 s
 /// fence that must wait for a drain        3 × keep_alive + quiesce                         = 25 s ≤ 40 s
+/// a site's loss → another is promoted     site_detection + observe and two writes          = 10.5 s
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "TimingSettings", into = "TimingSettings")]
@@ -285,7 +305,8 @@ fn rules(t: &TimingSettings) -> Vec<Rule> {
         ("retry", t.retry), ("keep_alive", t.keep_alive), ("command", t.command), ("rebuild", t.rebuild),
         ("prepare", t.prepare), ("format", t.format), ("mount", t.mount), ("start", t.start),
         ("checkpoint", t.checkpoint), ("withdraw", t.withdraw), ("stop_fast", t.stop_fast), ("stop_immediate", t.stop_immediate),
-        ("kill", t.kill), ("unmount", t.unmount), ("takeover_window", t.takeover_window),
+        ("kill", t.kill), ("unmount", t.unmount), ("sync_patience", t.sync_patience),
+        ("promote", t.promote), ("seed", t.seed), ("takeover_window", t.takeover_window),
         ("restart_window", t.restart_window),
     ]
     .map(|(setting, value)| rule(setting, value, "1ms", positive, "zero would mean never or always"))
@@ -313,6 +334,8 @@ fn rules(t: &TimingSettings) -> Vec<Rule> {
         rule("handover", t.handover, "2 × detection + lease_deadline + command",
             2 * t.detection + t.lease_deadline + t.command,
             "the standby must have time to notice, claim and fence before the owner takes back"),
+        rule("site_detection", t.site_detection, "3 × detection", 3 * t.detection,
+            "a site must have had the time to fail over within itself before another takes its place"),
         rule("fence", t.fence, "3 × keep_alive + quiesce + 4 × command",
             3 * t.keep_alive + t.quiesce + 4 * t.command,
             "a drain that nobody confirms is over only after the old controllers' time-outs"),

@@ -138,11 +138,13 @@ fn changed_something(memory: &Memory, decision: &Decision) -> bool {
         Action::Begin(_)
         | Action::PublishRole { .. }
         | Action::Reload { .. }
+        | Action::WriteCluster { .. }
         | Action::Answer { .. }
         | Action::Exit => true,
         Action::Beat { .. }
         | Action::WriteLease { .. }
         | Action::Publish(_)
+        | Action::RefreshCluster
         | Action::Refresh { .. } => false,
     });
     acts || memory.role != after.role || memory.issued != after.issued

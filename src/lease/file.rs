@@ -104,6 +104,10 @@ impl FileStore {
         self.ask(request, deadline, "a write").await
     }
 
+    pub(super) fn shown(&self) -> String {
+        self.shown.clone()
+    }
+
     /// See [`super::LeaseStore::watch`].
     pub fn watch(&self) -> LeaseWatch {
         LeaseWatch::start(&self.place.directory, &self.place.name)

@@ -6,11 +6,14 @@
 //!
 //! There are two kinds: a locked file ([`file`]) and a Lease of the Kubernetes API ([`kubernetes`]).
 
+mod cluster;
 mod directory;
 mod document;
 pub mod file;
 pub mod kubernetes;
 mod watch;
+
+use std::path::Path;
 
 use fencing::{MemberId, Mono};
 use serde::{Deserialize, Serialize};
@@ -19,6 +22,7 @@ use crate::config::{self, Config};
 use crate::decide::{Incarnation, Lease, LeaseRecord, LeaseVersion};
 use crate::kubernetes::Access;
 
+pub use cluster::{ClusterReading, ClusterStore, ClusterWritten};
 pub use document::Ownership;
 pub use file::FileStore;
 pub use kubernetes::KubernetesStore;
@@ -180,21 +184,40 @@ impl LeaseStore {
         incarnation: Incarnation,
         access: Access,
     ) -> std::io::Result<Self> {
+        let place = match &config.lease {
+            config::Lease::File { path } => path.to_string_lossy().into_owned(),
+            config::Lease::Kubernetes { name, .. } => name.clone(),
+        };
+        Self::open_at(config, incarnation, access, &place, &config.site)
+    }
+
+    /// As [`LeaseStore::open_by`], of another register of this kind of store: `place` is its file, or
+    /// the name of its Lease, `site` whose it is.
+    ///
+    /// # Errors
+    /// As [`LeaseStore::open`].
+    pub fn open_at(
+        config: &Config,
+        incarnation: Incarnation,
+        access: Access,
+        place: &str,
+        site: &str,
+    ) -> std::io::Result<Self> {
         let writer = Writer {
             name: config.member.clone(),
             member: config.number,
             incarnation,
         };
         match &config.lease {
-            config::Lease::File { path } => {
-                FileStore::open(path, &config.cluster, &config.site, writer).map(Self::File)
+            config::Lease::File { path: _ } => {
+                FileStore::open(Path::new(place), &config.cluster, site, writer).map(Self::File)
             }
-            config::Lease::Kubernetes { namespace, name } => {
+            config::Lease::Kubernetes { namespace, name: _ } => {
                 let place = kubernetes::Place {
                     namespace: namespace.clone(),
-                    name: name.clone(),
+                    name: place.to_owned(),
                     cluster: config.cluster.clone(),
-                    site: config.site.clone(),
+                    site: site.to_owned(),
                 };
                 let store = KubernetesStore::open(place, writer, &config.timings, access);
                 Ok(Self::Kubernetes(store))
@@ -250,6 +273,14 @@ impl LeaseStore {
         match self {
             Self::File(store) => store.history(deadline).await,
             Self::Kubernetes(store) => store.history(deadline).await,
+        }
+    }
+
+    /// Its name, for messages.
+    fn shown(&self) -> String {
+        match self {
+            Self::File(store) => store.shown(),
+            Self::Kubernetes(store) => store.shown(),
         }
     }
 

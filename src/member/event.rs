@@ -1,6 +1,7 @@
 //! What happens to a member: the one queue through which everything reaches its loop.
 
 use crate::attachment::{self, Happening, Look};
+use crate::decide::zone::{ClusterLease, PostgresFacts, ProbeFacts, SiteName};
 use crate::decide::{Answer, Device, Lease, Mount, Outcome, Postgres, RequestId, StepId};
 
 /// What a step changed on this machine. Fields that it did not touch are `None`.
@@ -40,6 +41,14 @@ pub(super) enum Event {
     Volume(Happening),
     /// The lease was read or written, or could not be.
     Lease(Look<Option<Lease>>),
+    /// The cluster's record was read or written, or could not be.
+    Cluster(Look<Option<ClusterLease>>),
+    /// Another site's lease was read, or could not be.
+    Site(SiteName, Look<Option<Lease>>),
+    /// This member's PostgreSQL was looked at.
+    Replication(Look<PostgresFacts>),
+    /// The primary's PostgreSQL at another site was looked at.
+    Probe(Look<ProbeFacts>),
     /// A step began to change something that others must know before it ends.
     Changed(Changes),
     /// A step ended.

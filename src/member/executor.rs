@@ -12,6 +12,7 @@ use super::event::{Changes, Ended, Event};
 use super::steps::Tools;
 use crate::attachment::{Happening, Look, ends_ownership};
 use crate::clock;
+use crate::decide::zone::ClusterRecord;
 use crate::decide::{
     Lease, LeaseRecord, LeaseVersion, Outcome, PermitFacts, RequestId, Step, Timings, Work,
 };
@@ -26,6 +27,7 @@ pub(super) struct Executor {
     permit: Option<PermitFacts>,
     beat: Option<AbortHandle>,
     lease_write: Option<AbortHandle>,
+    cluster_write: Option<AbortHandle>,
 }
 
 impl Executor {
@@ -37,6 +39,7 @@ impl Executor {
             permit: None,
             beat: None,
             lease_write: None,
+            cluster_write: None,
         }
     }
 
@@ -134,6 +137,29 @@ impl Executor {
         });
         self.lease_write = Some(task.abort_handle());
     }
+
+    /// Compare-and-set of the cluster's record, unless one is under way.
+    pub fn write_cluster(
+        &mut self,
+        expected: Option<LeaseVersion>,
+        record: ClusterRecord,
+        deadline: Mono,
+    ) {
+        let busy = |write: &AbortHandle| !write.is_finished();
+        if self.cluster_write.as_ref().is_some_and(busy) {
+            return;
+        }
+        let Some(sites) = &self.tools.sites else {
+            return;
+        };
+        let store = sites.store.clone();
+        let events = self.events.clone();
+        let task = tokio::spawn(async move {
+            let look = super::sites::write(&store, expected, record, deadline).await;
+            let _closed = events.send(Event::Cluster(look));
+        });
+        self.cluster_write = Some(task.abort_handle());
+    }
 }
 
 impl Tools {
@@ -205,7 +231,12 @@ fn grace(work: &Work, timings: &Timings) -> Duration {
 /// whatever is decided here, so its step lasts until it returns.
 fn can_be_cancelled(work: &Work) -> bool {
     match work {
-        Work::Mount { .. } | Work::Unmount | Work::DropMount | Work::Format { .. } => false,
+        Work::Mount { .. }
+        | Work::Unmount
+        | Work::DropMount
+        | Work::Format { .. }
+        | Work::Seed { .. }
+        | Work::Align { .. } => false,
         Work::Register { .. }
         | Work::Unregister
         | Work::ClaimLease { .. }
@@ -213,6 +244,11 @@ fn can_be_cancelled(work: &Work) -> bool {
         | Work::RebuildDevice
         | Work::PrepareVolume
         | Work::StartPostgres { .. }
+        | Work::Serve { .. }
+        | Work::Reconfigure { .. }
+        | Work::Promote { .. }
+        | Work::KeepSlots { .. }
+        | Work::StopToMove
         | Work::Checkpoint
         | Work::Withdraw { .. }
         | Work::StopPostgres { .. }

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use super::event::Event;
 use super::link::Link;
+use super::sites::{self, Sites};
 use crate::attachment::{Happening, Look, whole};
 use crate::clock;
 use crate::decide::Timings;
@@ -17,7 +18,8 @@ use crate::lease::{LeaseStore, Reading};
 pub(super) struct Looks {
     mailbox: Arc<Notify>,
     lease: Arc<Notify>,
-    _tasks: JoinSet<()>,
+    cluster: Arc<Notify>,
+    tasks: JoinSet<()>,
 }
 
 impl Looks {
@@ -66,8 +68,24 @@ impl Looks {
         Self {
             mailbox: mailbox_asked,
             lease: lease_asked,
-            _tasks: tasks,
+            cluster: Arc::default(),
+            tasks,
         }
+    }
+
+    /// Begins to look at the other sites as well.
+    pub fn at_sites(
+        &mut self,
+        sites: &Arc<Sites>,
+        timings: &Timings,
+        events: &mpsc::UnboundedSender<Event>,
+    ) {
+        self.cluster = sites::look(sites, &mut self.tasks, timings, events);
+    }
+
+    /// Looks at the cluster's record now instead of at the next interval.
+    pub fn refresh_cluster(&self) {
+        self.cluster.notify_one();
     }
 
     /// Looks now instead of at the next interval.
@@ -82,7 +100,7 @@ impl Looks {
 }
 
 /// Reads the lease once: as it is `now`, or as it is known.
-async fn read_lease(
+pub(super) async fn read_lease(
     lease: &LeaseStore,
     now: bool,
     bound: Duration,
@@ -105,14 +123,14 @@ async fn read_lease(
     }
 }
 
-struct Pace {
-    interval: Duration,
-    asked: Arc<Notify>,
+pub(super) struct Pace {
+    pub interval: Duration,
+    pub asked: Arc<Notify>,
 }
 
 impl Pace {
     /// Waits for the next look; whether somebody asked for it before its time.
-    async fn next(&self) -> bool {
+    pub async fn next(&self) -> bool {
         let asked = tokio::time::timeout(self.interval, self.asked.notified()).await;
         asked.is_ok()
     }

@@ -14,6 +14,7 @@ mod looks;
 mod pulse;
 mod reload;
 mod senses;
+mod sites;
 mod start;
 mod steps;
 mod warm;
@@ -40,7 +41,7 @@ use crate::routing::Wanted;
 use event::{Changes, Event};
 use executor::Executor;
 use looks::Looks;
-use senses::Senses;
+use senses::{Senses, update};
 
 pub use start::{StartError, run};
 
@@ -166,6 +167,15 @@ impl Member {
             } => {
                 self.executor.write_lease(expected, record, deadline);
             }
+            Action::WriteCluster {
+                expected,
+                record,
+                deadline,
+            } => {
+                info!(term = record.term, primary = %record.primary, sync = ?record.sync, "record");
+                self.executor.write_cluster(expected, *record, deadline);
+            }
+            Action::RefreshCluster => self.looks.refresh_cluster(),
             Action::Publish(heartbeat) => self.peers.publish(heartbeat),
             Action::Refresh { mailbox, lease } => self.looks.refresh(mailbox, lease),
             Action::PublishRole {
@@ -193,6 +203,14 @@ impl Member {
         match event {
             Event::Volume(happening) => self.happened(happening),
             Event::Lease(look) => self.senses.lease(look),
+            Event::Cluster(look) => self.senses.zone(|zone| update(&mut zone.record, look)),
+            Event::Site(site, look) => self.senses.zone(|zone| {
+                if let Some(seen) = zone.leases.get_mut(&site) {
+                    update(seen, look);
+                }
+            }),
+            Event::Replication(look) => self.senses.zone(|zone| update(&mut zone.postgres, look)),
+            Event::Probe(look) => self.senses.zone(|zone| update(&mut zone.probe, look)),
             Event::Changed(changes) => self.changed(changes),
             Event::Ended(ended) => {
                 info!(outcome = ?ended.outcome, "end");

@@ -7,6 +7,7 @@ use nvme::HostId;
 
 use super::event::{Changes, Ended};
 use crate::attachment::Look;
+use crate::decide::zone::{SiteName, ZoneSeen};
 use crate::decide::{
     Device, Finished, Heartbeat, Incarnation, Lease, Local, Mount, Observation, PermitFacts,
     Postgres, Request, Running, Seen, StepId,
@@ -20,6 +21,7 @@ pub(super) struct Senses {
     running: Option<Running>,
     finished: Option<Finished>,
     stopping: bool,
+    zone: Option<Box<ZoneSeen>>,
 }
 
 impl Senses {
@@ -41,6 +43,7 @@ impl Senses {
             running: None,
             finished: None,
             stopping: false,
+            zone: None,
         }
     }
 
@@ -61,6 +64,7 @@ impl Senses {
             finished: self.finished.clone(),
             request,
             stopping: self.stopping,
+            zone: self.zone.clone(),
         }
     }
 
@@ -80,6 +84,23 @@ impl Senses {
     /// The lease was looked at or written.
     pub fn lease(&mut self, look: Look<Option<Lease>>) {
         update(&mut self.lease, look);
+    }
+
+    /// There are other sites; nothing of them is seen yet.
+    pub fn expect_sites(&mut self, others: impl Iterator<Item = SiteName>, now: Mono) {
+        self.zone = Some(Box::new(ZoneSeen {
+            record: unseen(now),
+            leases: others.map(|site| (site, unseen(now))).collect(),
+            postgres: unseen(now),
+            probe: unseen(now),
+        }));
+    }
+
+    /// Something of the other sites was looked at.
+    pub fn zone(&mut self, seen: impl FnOnce(&mut ZoneSeen)) {
+        if let Some(zone) = &mut self.zone {
+            seen(zone);
+        }
     }
 
     /// A step began; an urgent one replaces the one that was running.
@@ -145,7 +166,7 @@ fn unseen<T>(now: Mono) -> Seen<T> {
 
 /// A failed look makes the channel Unknown since the first failure; a look that began before the
 /// newest successful one, or before that failure, is late and says nothing.
-fn update<T>(seen: &mut Seen<T>, look: Look<T>) {
+pub(super) fn update<T>(seen: &mut Seen<T>, look: Look<T>) {
     let late = match seen {
         Seen::Known { at, value: _ } => look.began < *at,
         // A reading from before the failure does not say that the channel is back.

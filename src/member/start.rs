@@ -17,6 +17,7 @@ use super::link::Link;
 use super::looks::Looks;
 use super::reload::MemberFile;
 use super::senses::Senses;
+use super::sites::Sites;
 use super::steps::{Database, Tools};
 use super::warm;
 use crate::agent::{self, ClientError, Hello, Opened};
@@ -121,9 +122,18 @@ pub async fn run(
         .transpose()?;
     let journal = Journal::open(&config, incarnation)?;
     listen_for_signals(&events).map_err(system("listen for signals"))?;
-    let looks = Looks::start(link.clone(), lease.clone(), &core.timings, events.clone());
+    let sites = Sites::open(&config, &instance, incarnation, &access);
+    let sites = sites
+        .map_err(system("open the cluster's record"))?
+        .map(Arc::new);
+    let mut looks = Looks::start(link.clone(), lease.clone(), &core.timings, events.clone());
     let (host, former_writer) = (link.host(), link.former_writer());
     let isolation = isolation(&config);
+    let mut senses = Senses::new(incarnation, host, former_writer, began);
+    if let Some(sites) = &sites {
+        senses.expect_sites(sites.others(), began);
+        looks.at_sites(sites, &core.timings, &events);
+    }
     let tools = Arc::new(Tools {
         timings: core.timings.clone(),
         link,
@@ -132,11 +142,12 @@ pub async fn run(
         database: Database::new(instance, lock, isolation),
         file: MemberFile::new(path, config.clone()),
         events: events.clone(),
+        sites,
     });
     let member = Member {
         core,
         memory: Memory::default(),
-        senses: Senses::new(incarnation, host, former_writer, began),
+        senses,
         executor: Executor::new(tools, events),
         looks,
         peers,

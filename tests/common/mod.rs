@@ -104,5 +104,6 @@ pub fn observation(config: &Config, since: Mono) -> Observation {
         finished: None,
         request: None,
         stopping: false,
+        zone: None,
     }
 }

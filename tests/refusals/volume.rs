@@ -237,6 +237,7 @@ fn write_lease(scene: &Scene, initialized: bool) {
         planned: false,
         initialized,
         paused: false,
+        cluster: None,
     };
     let deadline = clock::now() + std::time::Duration::from_secs(60);
     let written = tokio::runtime::Builder::new_current_thread()

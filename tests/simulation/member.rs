@@ -100,6 +100,7 @@ fn blank(
         finished: None,
         request: None,
         stopping: false,
+        zone: None,
     }
 }
 
@@ -353,6 +354,9 @@ impl World {
 
     pub fn carry_out(&mut self, index: usize, action: Action) -> Result<(), String> {
         match action {
+            Action::WriteCluster { .. } | Action::RefreshCluster => {
+                return Err("there is one site".to_owned());
+            }
             Action::Begin(step) => self.begin_step(index, step)?,
             Action::Beat { epoch, flags } => self.beat(index, epoch, flags),
             Action::WriteLease {

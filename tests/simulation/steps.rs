@@ -75,6 +75,13 @@ impl World {
         deadline: Mono,
     ) -> Result<(), String> {
         match work {
+            Work::Seed { .. }
+            | Work::Align { .. }
+            | Work::Serve { .. }
+            | Work::Reconfigure { .. }
+            | Work::Promote { .. }
+            | Work::KeepSlots { .. }
+            | Work::StopToMove => Err("there is one site".to_owned()),
             Work::Register { epoch, flags } => {
                 let (claim, limits) = self.claim(index, epoch, flags, None, deadline);
                 let sequence = StartSequence::new(claim, limits);
@@ -215,6 +222,13 @@ impl World {
             };
         }
         match work {
+            Work::Seed { .. }
+            | Work::Align { .. }
+            | Work::Serve { .. }
+            | Work::Reconfigure { .. }
+            | Work::Promote { .. }
+            | Work::KeepSlots { .. }
+            | Work::StopToMove => Err("there is one site".to_owned()),
             Work::PrepareVolume if self.reaches_volume(index) => {
                 let facts = match self.target.format {
                     Format::Blank => VolumeFacts::Blank,

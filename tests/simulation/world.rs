@@ -189,6 +189,7 @@ impl World {
                 bootstrap: MemberId::new(1).expect("1 is a number"),
                 timings: timings.clone(),
                 routed,
+                zone: None,
             };
             let ppm = self.rng.range(0, 10_000) as i64 - 5_000;
             let offset_ms = self.rng.range(1_000, 10_000_000);

@@ -42,6 +42,7 @@ fn record(owner: u8) -> LeaseRecord {
         planned: false,
         initialized: true,
         paused: false,
+        cluster: None,
     }
 }
 

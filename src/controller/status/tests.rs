@@ -35,6 +35,7 @@ fn owned_by(owner: Option<u8>, members: Vec<MemberView>) -> SiteView {
         planned: true,
         initialized: true,
         paused: false,
+        cluster: None,
     });
     SiteView {
         record: record.map_or(Record::None, Record::Known),

@@ -47,6 +47,7 @@ impl Scene {
             bootstrap: member(1),
             timings: Timings::default(),
             routed: false,
+            zone: None,
         };
         let unknown = || "not yet".to_owned();
         let since = Mono::from_millis(1_000);
@@ -75,6 +76,7 @@ impl Scene {
             finished: None,
             request: None,
             stopping: false,
+            zone: None,
         };
         Self {
             config,
@@ -222,6 +224,7 @@ impl Scene {
                 planned: false,
                 initialized: true,
                 paused: false,
+                cluster: None,
             },
         });
         self.seen.lease = Seen::Known {

@@ -182,6 +182,10 @@ impl KubernetesStore {
         shared.put(before, &record, deadline).await
     }
 
+    pub(super) fn shown(&self) -> String {
+        self.shared.shown()
+    }
+
     /// See [`super::LeaseStore::watch`]. The first call begins the watch of this process; it must be
     /// made within a runtime.
     pub fn watch(&self) -> LeaseWatch {

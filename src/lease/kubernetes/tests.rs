@@ -34,6 +34,7 @@ fn record(epoch: u32, number: u8) -> LeaseRecord {
         planned: false,
         initialized: true,
         paused: false,
+        cluster: None,
     }
 }
 

@@ -3,6 +3,7 @@
 mod lease;
 mod postgres;
 mod route;
+mod sites;
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use tokio::sync::mpsc;
 use super::event::{Changes, Event};
 use super::link::Link;
 use super::reload::MemberFile;
+use super::sites::Sites;
 use crate::attachment;
 use crate::decide::{Outcome, StopMode, Timings, Work};
 use crate::lease::LeaseStore;
@@ -26,6 +28,8 @@ pub(super) struct Tools {
     pub lease: LeaseStore,
     pub router: Router,
     pub database: Database,
+    /// The other sites, where the cluster has several.
+    pub sites: Option<Arc<Sites>>,
     pub file: MemberFile,
     pub events: mpsc::UnboundedSender<Event>,
 }
@@ -42,6 +46,20 @@ impl Tools {
                     .await
             }
             Work::Format { epoch } => self.format(*epoch, deadline).await,
+            Work::Seed { epoch, from, term } => self.seed(*epoch, from, *term, deadline).await,
+            Work::Align {
+                epoch,
+                term,
+                primary,
+                reseed,
+            } => self.align(*epoch, *term, primary, *reseed, deadline).await,
+            Work::Serve { epoch, serve } => self.serve(*epoch, serve, deadline).await,
+            Work::Reconfigure { epoch: _, serve } => self.reconfigure(serve, deadline).await,
+            Work::Promote { epoch, term, serve } => {
+                self.promote(*epoch, *term, serve, deadline).await
+            }
+            Work::KeepSlots { epoch: _ } => self.keep_slots(deadline).await,
+            Work::StopToMove => self.stop_to_move().await,
             Work::StartPostgres { epoch } => self.start_postgres(*epoch, deadline).await,
             Work::Checkpoint => self.checkpoint(deadline).await,
             Work::Withdraw { epoch } => self.withdraw(*epoch, deadline).await,

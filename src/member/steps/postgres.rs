@@ -17,7 +17,7 @@ use crate::member::pulse;
 use crate::postgres::replication::Serving;
 use crate::postgres::{
     ConfigurationError, End, Instance, Isolation, Launched, Postmaster, Request, Session,
-    StartedBy, initdb, launch, rewrite_configuration, verify_shut_down,
+    StartedBy, initdb, launch_as, rewrite_configuration, verify_shut_down,
 };
 use crate::volume::{Bounded, within};
 
@@ -29,6 +29,8 @@ pub(in crate::member) struct Database {
     /// Locked for the whole of a launch and of a reload, so that what PostgreSQL reads is never older than
     /// what a reload has said.
     instance: Mutex<Instance>,
+    /// How it runs, or shall run next.
+    serving: Mutex<Serving>,
     isolation: Isolation,
     node_lock: OwnedFd,
     postmaster: Mutex<Option<Postmaster>>,
@@ -42,6 +44,7 @@ impl Database {
     pub fn new(instance: Instance, node_lock: OwnedFd, isolation: Isolation) -> Self {
         Self {
             instance: Mutex::new(instance),
+            serving: Mutex::new(Serving::Alone),
             isolation,
             node_lock,
             postmaster: Mutex::new(None),
@@ -65,6 +68,11 @@ impl Database {
         self.instance.lock().await.clone()
     }
 
+    /// How PostgreSQL shall run from now on: what a reload writes.
+    pub(super) async fn serves_as(&self, serving: Serving) {
+        *self.serving.lock().await = serving;
+    }
+
     /// Takes over parameters and access rules, for every start from now on, and has PostgreSQL re-read
     /// them if it runs. It tells by its log what it took up.
     ///
@@ -78,7 +86,7 @@ impl Database {
         let Some(postmaster) = postmaster.as_mut().filter(|one| one.ended().is_none()) else {
             return Ok(());
         };
-        rewrite_configuration(&instance, &Serving::Alone)?;
+        rewrite_configuration(&instance, &*self.serving.lock().await)?;
         match postmaster.ask(Request::Reload) {
             // It has ended meanwhile: its next start reads what was written.
             Err(_) if postmaster.ended().is_some() => Ok(()),
@@ -133,6 +141,12 @@ impl Tools {
 
     /// Starts PostgreSQL and waits until it has committed a write.
     pub(super) async fn start_postgres(&self, epoch: Epoch, deadline: Mono) -> Done {
+        self.start_as(epoch, Serving::Alone, deadline).await
+    }
+
+    /// Starts PostgreSQL in this way, and waits until it has committed a write, or, as a replica, until it
+    /// takes connections.
+    pub(super) async fn start_as(&self, epoch: Epoch, serving: Serving, deadline: Mono) -> Done {
         let licence = match self.link.licence(epoch).await {
             Ok(licence) => licence,
             Err(refused) => return volume(refused),
@@ -149,7 +163,8 @@ impl Tools {
         };
         let starting = {
             let instance = database.instance.lock().await;
-            match launch(&licence, &instance, started_by).await {
+            database.serves_as(serving.clone()).await;
+            match launch_as(&licence, &instance, &serving, started_by).await {
                 Ok(Launched {
                     postmaster,
                     starting,
@@ -168,7 +183,8 @@ impl Tools {
             let cause = whole(error);
             return (Outcome::Failed { cause }, changes);
         }
-        match self.first_write(epoch, deadline).await {
+        let replica = matches!(serving, Serving::Replica { .. });
+        match self.first_session(epoch, !replica, deadline).await {
             Ok(session) => {
                 *database.session.lock().await = Some(session);
                 self.feel_pulse(epoch).await;
@@ -192,17 +208,20 @@ impl Tools {
         }
     }
 
-    async fn first_write(
+    async fn first_session(
         &self,
         epoch: Epoch,
+        writes: bool,
         deadline: Mono,
     ) -> Result<Session, crate::postgres::SessionError> {
         let left = || clock::now().until(deadline);
         let instance = self.database.instance().await;
         let session = Session::connect(&instance, left()).await?;
-        session
-            .commit_ownership(epoch, &instance.member, left())
-            .await?;
+        if writes {
+            session
+                .commit_ownership(epoch, &instance.member, left())
+                .await?;
+        }
         Ok(session)
     }
 
@@ -283,7 +302,8 @@ impl Tools {
     /// After a fast stop the control file must agree that nothing is left to replay.
     async fn stopped(&self, verify: bool) -> Done {
         let directory = self.database.instance().await.data_directory;
-        let read = move || verify_shut_down(&directory, false).map_err(whole);
+        let replica = matches!(*self.database.serving.lock().await, Serving::Replica { .. });
+        let read = move || verify_shut_down(&directory, replica).map_err(whole);
         let clean = verify
             && match blocking("postgres-verify", Mono::MAX, read).await {
                 Ok(_) => true,
@@ -297,7 +317,7 @@ impl Tools {
 }
 
 /// Runs a call that may wait for the volume on a thread of its own, beyond the deadline too.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     what: &'static str,
     deadline: Mono,
     call: impl FnOnce() -> Result<T, String> + Send + 'static,
@@ -315,7 +335,7 @@ async fn reaped(end: &mut watch::Receiver<Option<End>>) {
     let _ended = end.wait_for(Option::is_some).await.is_ok();
 }
 
-fn postgres_is(postgres: Postgres) -> Changes {
+pub(super) fn postgres_is(postgres: Postgres) -> Changes {
     Changes {
         postgres: Some(postgres),
         ..Changes::default()

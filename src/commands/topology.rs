@@ -1,0 +1,156 @@
+//! `baton topology`: the sites of a cluster.
+
+use std::process::ExitCode;
+
+use super::reach::{Output, OutputArgs, Reach, print_json, print_table};
+use crate::control::Status;
+use crate::control::zone::{ServingAs, SiteStatus, ZoneStatus};
+
+/// Show the sites: which has the primary, how far the others are, and whether a failover would be safe
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    reach: Reach,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Prints the sites as the member sees them that knows most: the primary's active, else a replica's.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut statuses: Vec<Status> = args.reach.statuses()?.into_iter().flatten().collect();
+    let rank = |status: &Status| match status.zone.as_ref().map(|zone| zone.serving_as) {
+        Some(ServingAs::Primary) => 0,
+        Some(ServingAs::Replica) => 1,
+        Some(ServingAs::Nothing) => 2,
+        None => 3,
+    };
+    statuses.sort_by_key(rank);
+    let Some(best) = statuses.first() else {
+        anyhow::bail!("no member answers");
+    };
+    let Some(zone) = &best.zone else {
+        anyhow::bail!("cluster {} has one site, {}", best.cluster, best.site);
+    };
+    match args.output.output {
+        Output::Json => print_json(zone)?,
+        Output::Text => print(best, zone),
+    }
+    Ok(match zone.reachable {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+fn print(status: &Status, zone: &ZoneStatus) {
+    let primary = zone.primary.as_deref().unwrap_or("none");
+    println!(
+        "Cluster {}, term {}: primary at site {primary}; as {} of site {} sees it",
+        status.cluster, zone.term, status.member, status.site
+    );
+    let rows: Vec<_> = zone
+        .sites
+        .iter()
+        .map(|site| row(site, status, zone))
+        .collect();
+    print_table(
+        [
+            "Site",
+            "Role",
+            "State",
+            "Behind",
+            "Slot keeps",
+            "Lease",
+            "Failover",
+        ],
+        &rows,
+    );
+    println!("{}", sentence(zone));
+    println!("{}: {}", status.member, status.reason);
+}
+
+/// Whether a failover would be safe, in one sentence.
+pub(super) fn sentence(zone: &ZoneStatus) -> String {
+    let verdict = match zone.failover.safe {
+        true => "A failover to another site now would lose nothing",
+        false => "A failover to another site now would NOT be safe",
+    };
+    format!("{verdict}: {}.", zone.failover.why)
+}
+
+fn row(site: &SiteStatus, status: &Status, zone: &ZoneStatus) -> [String; 7] {
+    let dash = || "-".to_owned();
+    let own = site.name == status.site;
+    let role = match (site.primary, site.may_lead) {
+        (true, _) => "primary",
+        (false, true) => "replica",
+        (false, false) => "read replica",
+    };
+    let state = match site.streaming {
+        _ if own => status.reason_word(zone),
+        _ if site.cut => "follows no more".to_owned(),
+        Some(true) => "streaming".to_owned(),
+        Some(false) if site.slot_lost == Some(true) => "away, slot lost".to_owned(),
+        Some(false) => "away".to_owned(),
+        None => dash(),
+    };
+    let behind = match own {
+        true => zone.lag_bytes,
+        false => site.lag_bytes,
+    };
+    [
+        site.name.clone(),
+        role.to_owned(),
+        state,
+        behind.map_or_else(dash, bytes),
+        site.slot_retained.map_or_else(dash, bytes),
+        site.lease_ms.map_or_else(dash, |ms| format!("{ms} ms")),
+        match &site.failover {
+            Some(verdict) if verdict.safe => "safe".to_owned(),
+            Some(_) => "not safe".to_owned(),
+            None => dash(),
+        },
+    ]
+}
+
+impl Status {
+    fn reason_word(&self, zone: &ZoneStatus) -> String {
+        match zone.serving_as {
+            ServingAs::Primary => "serving".to_owned(),
+            ServingAs::Replica => match zone.lag_ms {
+                Some(0) | None => "following".to_owned(),
+                Some(ms) => format!("following, {:.1} s old", ms as f64 / 1000.0),
+            },
+            ServingAs::Nothing => "not running".to_owned(),
+        }
+    }
+}
+
+/// When a site was last seen.
+pub(super) fn last_seen(zone: &ZoneStatus, site: &str) -> String {
+    let known = zone.sites.iter().find(|known| known.name == site);
+    known.and_then(|known| known.lease_ms).map_or_else(
+        || "its lease cannot be read".to_owned(),
+        |ms| format!("its lease last changed {:.1} s ago", ms as f64 / 1000.0),
+    )
+}
+
+/// A number of bytes for people.
+pub(super) fn bytes(count: u64) -> String {
+    match count {
+        0..1024 => format!("{count} B"),
+        1024..1_048_576 => format!("{:.1} kB", count as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MB", count as f64 / 1_048_576.0),
+        _ => format!("{:.1} GB", count as f64 / 1_073_741_824.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_for_people() {
+        let shown = [0, 1023, 1536, 5 << 20, 3 << 30].map(bytes);
+        assert_eq!(shown, ["0 B", "1023 B", "1.5 kB", "5.0 MB", "3.0 GB"]);
+    }
+}

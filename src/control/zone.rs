@@ -1,0 +1,221 @@
+//! The sites of a cluster, as one of their actives sees them: roles, lag, what is promised, and whether
+//! a failover now would be safe.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::decide::zone::{
+    ClusterRecord, Position, PostgresFacts, Serve, SiteName, Sync, ZoneConfig, ZoneSeen,
+};
+use crate::decide::{Memory, Observation, Postgres};
+
+/// What this member's PostgreSQL is among the sites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServingAs {
+    /// It accepts writes.
+    Primary,
+    /// It follows another site's.
+    Replica,
+    /// It does not run here.
+    Nothing,
+}
+
+/// Whether a site could be promoted now without a loss.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// It could.
+    pub safe: bool,
+    /// Why, in one sentence.
+    pub why: String,
+}
+
+/// One site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteStatus {
+    /// Its name.
+    pub name: String,
+    /// The record says that the primary is there.
+    pub primary: bool,
+    /// It may ever run the primary.
+    pub may_lead: bool,
+    /// It has stopped to follow the primary.
+    pub cut: bool,
+    /// How long ago its lease last changed; `None` for this site, and where it is unknown.
+    pub lease_ms: Option<u64>,
+    /// It streams from the primary. `None` where this member cannot know.
+    pub streaming: Option<bool>,
+    /// How many bytes of log it is behind the primary. `None` where this member cannot know.
+    pub lag_bytes: Option<u64>,
+    /// How much log the primary keeps for it, in bytes.
+    pub slot_retained: Option<u64>,
+    /// Its slot no longer keeps what it needs.
+    pub slot_lost: Option<bool>,
+    /// Whether it could be promoted now; `None` for the primary's own.
+    pub failover: Option<Verdict>,
+}
+
+/// The sites, as one member sees them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZoneStatus {
+    /// The cluster's record can be read.
+    pub reachable: bool,
+    /// Why not.
+    pub cause: Option<String>,
+    /// The term; 0 without a record.
+    pub term: u64,
+    /// The site that runs the primary.
+    pub primary: Option<String>,
+    /// PostgreSQL here.
+    pub serving_as: ServingAs,
+    /// What is promised.
+    pub sync: Option<Sync>,
+    /// How far this member's PostgreSQL is: written, or received and flushed.
+    pub position: Option<Position>,
+    /// How far behind the primary this replica is, in bytes of log.
+    pub lag_bytes: Option<u64>,
+    /// How much older than now its newest replayed commit is; 0 where all is replayed.
+    pub lag_ms: Option<u64>,
+    /// A replica within `replication.max_lag`: readers may be led here.
+    pub readable: bool,
+    /// Whether a failover now, to any site, would be safe.
+    pub failover: Verdict,
+    /// All sites.
+    pub sites: Vec<SiteStatus>,
+}
+
+impl ZoneStatus {
+    /// The sites of this moment; none for a cluster of one.
+    pub fn of(config: &Config, memory: &Memory, observation: &Observation) -> Option<Self> {
+        let replication = config.replication.as_ref()?;
+        let zone = config.zone()?;
+        let seen = observation.zone.as_deref()?;
+        let record = seen
+            .record
+            .known()
+            .and_then(|lease| Some(&lease.as_ref()?.record));
+        let running = observation.local.postgres == Postgres::Running;
+        let serving_as = serving_as(memory, running);
+        let facts = seen.postgres.known().filter(|_| running);
+        let lag_bytes = match serving_as {
+            ServingAs::Replica => lag(seen, facts),
+            ServingAs::Primary | ServingAs::Nothing => None,
+        };
+        let within = lag_bytes.is_some_and(|lag| lag <= replication.max_lag);
+        let cause = match &seen.record {
+            crate::decide::Seen::Unknown { cause, .. } => Some(cause.clone()),
+            crate::decide::Seen::Known { .. } => None,
+        };
+        Some(Self {
+            reachable: cause.is_none(),
+            cause,
+            term: record.map_or(0, |record| record.term),
+            primary: record.map(|record| record.primary.0.clone()),
+            serving_as,
+            sync: record.map(|record| record.sync.clone()),
+            position: facts.map(|facts| facts.flushed),
+            lag_bytes,
+            lag_ms: facts.and_then(|facts| replayed_age(facts, serving_as)),
+            readable: serving_as == ServingAs::Replica && within,
+            failover: cluster_verdict(record, &zone),
+            sites: zone
+                .sites
+                .keys()
+                .map(|site| Self::site(site, &zone, memory, record, facts, serving_as))
+                .collect(),
+        })
+    }
+
+    fn site(
+        site: &SiteName,
+        zone: &ZoneConfig,
+        memory: &Memory,
+        record: Option<&ClusterRecord>,
+        facts: Option<&PostgresFacts>,
+        serving_as: ServingAs,
+    ) -> SiteStatus {
+        let primary = record.is_some_and(|record| record.primary == *site);
+        let from_here = facts.filter(|_| serving_as == ServingAs::Primary && !primary);
+        let follower = from_here.map(|facts| facts.followers.get(site));
+        let slot = from_here.and_then(|facts| facts.slots.get(site));
+        let end = from_here.map(|facts| facts.flushed.lsn.0);
+        let lease = memory.zone.leases.get(site);
+        let now = memory.looked;
+        SiteStatus {
+            name: site.0.clone(),
+            primary,
+            may_lead: zone.sites.get(site) == Some(&true),
+            cut: record.is_some_and(|record| record.cuts.contains_key(site)),
+            lease_ms: lease.zip(now).map(|(lease, now)| {
+                u64::try_from(now.since(lease.since).as_millis()).unwrap_or(u64::MAX)
+            }),
+            streaming: follower.map(|follower| follower.is_some_and(|one| one.streaming)),
+            lag_bytes: follower
+                .flatten()
+                .zip(end)
+                .map(|(follower, end)| end.saturating_sub(follower.flushed.0)),
+            slot_retained: slot.map(|slot| slot.retained),
+            slot_lost: slot.map(|slot| slot.lost),
+            failover: record
+                .filter(|_| !primary)
+                .map(|record| verdict(record, zone, site)),
+        }
+    }
+}
+
+fn serving_as(memory: &Memory, running: bool) -> ServingAs {
+    match &memory.zone.runs {
+        Some((_, Serve::Primary { .. } | Serve::Alone)) if running => ServingAs::Primary,
+        Some((_, Serve::Replica { .. })) if running => ServingAs::Replica,
+        Some(_) | None => ServingAs::Nothing,
+    }
+}
+
+/// How far this replica is behind what the primary said last.
+fn lag(seen: &ZoneSeen, facts: Option<&PostgresFacts>) -> Option<u64> {
+    let end = seen.probe.known()?.flushed.lsn.0;
+    Some(end.saturating_sub(facts?.flushed.lsn.0))
+}
+
+fn replayed_age(facts: &PostgresFacts, serving_as: ServingAs) -> Option<u64> {
+    match serving_as {
+        ServingAs::Replica => Some(facts.delay_ms.unwrap_or(0)),
+        ServingAs::Primary | ServingAs::Nothing => None,
+    }
+}
+
+/// Whether this site, and no other condition, could be promoted by what the record says.
+fn verdict(record: &ClusterRecord, zone: &ZoneConfig, site: &SiteName) -> Verdict {
+    match record.promises(zone, site) {
+        Ok(()) => Verdict {
+            safe: true,
+            why: match record.sync.sites.len() {
+                1 => format!("every acknowledged write is on site {site}"),
+                _ => {
+                    "every acknowledged write is on enough sites, the furthest of which is promoted"
+                        .to_owned()
+                }
+            },
+        },
+        Err(why) => Verdict {
+            safe: false,
+            why: why.to_string(),
+        },
+    }
+}
+
+fn cluster_verdict(record: Option<&ClusterRecord>, zone: &ZoneConfig) -> Verdict {
+    let Some(record) = record else {
+        return Verdict {
+            safe: false,
+            why: "the cluster's record cannot be read, or was not made yet".to_owned(),
+        };
+    };
+    let others = zone.sites.keys().filter(|site| **site != record.primary);
+    let mut verdicts: Vec<_> = others.map(|site| verdict(record, zone, site)).collect();
+    verdicts.sort_by_key(|verdict| !verdict.safe);
+    verdicts.into_iter().next().unwrap_or(Verdict {
+        safe: false,
+        why: "there is no other site".to_owned(),
+    })
+}

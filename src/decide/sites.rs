@@ -1,0 +1,423 @@
+//! The active among several sites: carries out what [`zone`](super::zone) judges, one step at a time.
+
+use fencing::Epoch;
+
+use super::action::{Action, StopMode, Work};
+use super::memory::{Ownership, Role, TakeOver};
+use super::observation::{Ask, Outcome, Postgres, RequestId};
+use super::reason::Reason;
+use super::turn::{Next, Turn};
+use super::zone::{
+    Asked, Data, Judge, Move, SiteNumber, Situation, Stopping, Unsafe, Urged, ZoneReason,
+};
+
+impl Turn<'_> {
+    /// The judge of this moment; none with one site.
+    fn judge(&mut self, epoch: Epoch, proven_at: fencing::Mono) -> Option<Judge<'_>> {
+        let config = self.config.zone.as_ref()?;
+        let seen = self.seen.zone.as_deref()?;
+        Some(Judge {
+            config,
+            timings: &self.config.timings,
+            seen,
+            situation: Situation {
+                member: self.config.member,
+                epoch,
+                proven_at,
+                awake_since: self.memory.awake_since,
+                postgres: self.seen.local.postgres,
+                paused: self.memory.paused,
+            },
+            memory: &mut self.memory.zone,
+            now: self.now,
+        })
+    }
+
+    /// Another site was promoted while this one runs a primary: it is killed, whatever else goes on.
+    pub(super) fn superseded(&mut self, own: Ownership) -> Option<Next> {
+        let why = self.judge(own.epoch, own.proven_at)?.superseded_now()?;
+        if self.seen.local.postgres == Postgres::Stopped {
+            return None;
+        }
+        self.begin(Work::KillPostgres);
+        Some(Next::Wait(Reason::Zone(why)))
+    }
+
+    /// Whether PostgreSQL is being started.
+    pub(super) fn is_starting(&self) -> bool {
+        let issued = self.memory.issued.as_ref();
+        issued.is_some_and(|issued| {
+            matches!(issued.work, Work::StartPostgres { .. } | Work::Serve { .. })
+        })
+    }
+
+    /// Takes in how a step ended that changes how PostgreSQL runs.
+    pub(super) fn take_in_sites(&mut self) {
+        let Some((work, outcome)) = self.ended.clone() else {
+            return;
+        };
+        let zone = &mut self.memory.zone;
+        let term = zone.aligned.map_or(0, |(term, _)| term);
+        match (work, outcome) {
+            (Work::Align { term, .. }, Outcome::Aligned(data)) => {
+                zone.aligned = Some((term, data));
+                zone.misaligned = 0;
+                zone.reseed = false;
+            }
+            (Work::Align { .. }, _) => zone.misaligned = zone.misaligned.saturating_add(1),
+            (Work::Serve { serve, .. }, Outcome::Done) => {
+                zone.runs = Some((term, serve));
+                zone.since = self.now;
+                zone.stopped = None;
+                zone.ended = None;
+                self.memory.failed = None;
+            }
+            (Work::Reconfigure { serve, .. }, Outcome::Reconfigured { position }) => {
+                let known = zone.runs.as_ref().map_or(term, |(term, _)| *term);
+                zone.runs = Some((known, serve));
+                zone.since = self.now;
+                zone.named = None;
+                zone.stopped = position;
+            }
+            (Work::Promote { term, serve, .. }, Outcome::Done) => {
+                zone.aligned = Some((term, Data::Primary));
+                zone.runs = Some((term, serve));
+                zone.since = self.now;
+                zone.began = None;
+                zone.stopped = None;
+            }
+            (Work::StopToMove, Outcome::ShutDown { at }) => zone.ended = Some(at),
+            (Work::StopToMove, _) => zone.stopping = Stopping::Overdue,
+            (Work::Checkpoint, _) => zone.stopping = Stopping::Checkpointed,
+            (Work::Withdraw { .. }, _) => zone.stopping = Stopping::Withdrawn,
+            _ => {}
+        }
+    }
+
+    /// No step is under way: the next one, of those between sites.
+    pub(super) fn serve_among_sites(&mut self, own: Ownership, ended: Option<Outcome>) -> Next {
+        if self.seen.local.postgres == Postgres::Running {
+            let next = self.serve(own);
+            if !matches!(next, Next::Wait(Reason::Serving)) {
+                return next;
+            }
+        }
+        if matches!(ended, Some(Outcome::Failed { .. } | Outcome::Overdue)) {
+            self.back_off(1);
+        }
+        let Some(judge) = self.judge(own.epoch, own.proven_at) else {
+            return Next::Wait(Reason::Zone(ZoneReason::RecordUnknown));
+        };
+        let next = judge.judge();
+        if let Move::Kill(why) = next {
+            self.begin(Work::KillPostgres);
+            return Next::Wait(Reason::Zone(why));
+        }
+        if matches!(
+            self.seen.local.postgres,
+            Postgres::Starting | Postgres::Stopping | Postgres::Unknown
+        ) {
+            // Nothing was ordered that explains this state: get to a known one.
+            self.begin(Work::KillPostgres);
+            return Next::Wait(self.attempt());
+        }
+        if let Some(wait) = self.backing_off() {
+            return wait;
+        }
+        self.carry_out(own, next)
+    }
+
+    fn carry_out(&mut self, own: Ownership, next: Move) -> Next {
+        let epoch = own.epoch;
+        let (work, why) = match next {
+            Move::Wait(why) => {
+                if why == ZoneReason::RecordUnknown {
+                    self.actions.push(Action::RefreshCluster);
+                }
+                return Next::Wait(Reason::Zone(why));
+            }
+            Move::Write {
+                expected,
+                record,
+                why,
+            } => {
+                let deadline = self.now + self.timings().lease_deadline;
+                self.actions.push(Action::WriteCluster {
+                    expected,
+                    record,
+                    deadline,
+                });
+                return Next::Wait(Reason::Zone(why));
+            }
+            Move::Start(serve) => return self.start_again(own, Work::Serve { epoch, serve }),
+            Move::Stop(why) => (self.next_stop(epoch, &why), why),
+            Move::Kill(why) => (Work::KillPostgres, why),
+            Move::Align { reseed } => match self.align(epoch, reseed) {
+                Some(found) => found,
+                None => return Next::Wait(Reason::Zone(ZoneReason::RecordUnknown)),
+            },
+            Move::Reconfigure(serve) => (Work::Reconfigure { epoch, serve }, ZoneReason::Changing),
+            Move::Promote(serve) => {
+                let term = self.term().unwrap_or_default();
+                (Work::Promote { epoch, term, serve }, ZoneReason::Promoting)
+            }
+            Move::KeepSlots => (Work::KeepSlots { epoch }, ZoneReason::Changing),
+        };
+        self.begin(work);
+        Next::Wait(Reason::Zone(why))
+    }
+
+    fn align(&self, epoch: Epoch, reseed: bool) -> Option<(Work, ZoneReason)> {
+        let record = &self.cluster()?.record;
+        let why = match reseed {
+            true => ZoneReason::Seeding(record.primary.clone()),
+            false => ZoneReason::Aligning,
+        };
+        let work = Work::Align {
+            epoch,
+            term: record.term,
+            primary: record.primary.clone(),
+            reseed,
+        };
+        Some((work, why))
+    }
+
+    /// The cluster's record as it was seen last, whatever its age.
+    fn cluster(&self) -> Option<&super::zone::ClusterLease> {
+        self.seen.zone.as_ref()?.record.known()?.as_ref()
+    }
+
+    fn term(&self) -> Option<u64> {
+        Some(self.cluster()?.record.term)
+    }
+
+    /// To move, a primary stops as in a handover: checkpoint, clients away, stop in order.
+    fn next_stop(&self, epoch: Epoch, why: &ZoneReason) -> Work {
+        let fast = Work::StopPostgres {
+            mode: StopMode::Fast,
+        };
+        if !matches!(why, ZoneReason::Moving(_)) {
+            return fast;
+        }
+        match self.memory.zone.stopping {
+            Stopping::Not => Work::Checkpoint,
+            Stopping::Checkpointed if self.config.routed => Work::Withdraw { epoch },
+            Stopping::Checkpointed | Stopping::Withdrawn => Work::StopToMove,
+            Stopping::Overdue => Work::StopPostgres {
+                mode: StopMode::Immediate,
+            },
+        }
+    }
+
+    /// What makes the database of a blank volume: the first site's is new, the others' are copies.
+    pub(super) fn first_data(&self, takeover: &TakeOver) -> Result<Work, Reason> {
+        let epoch = takeover.epoch;
+        let Some(zone) = &self.config.zone else {
+            return Ok(Work::Format { epoch });
+        };
+        let unknown = Err(Reason::Zone(ZoneReason::RecordUnknown));
+        let Some(seen) = self.seen.zone.as_ref() else {
+            return unknown;
+        };
+        match seen.record.known() {
+            None => unknown,
+            // Only where there never was a database of this cluster.
+            Some(None) if zone.first == zone.site => Ok(Work::Format { epoch }),
+            Some(None) => Err(Reason::Zone(ZoneReason::WaitingForFirst(
+                zone.first.clone(),
+            ))),
+            Some(Some(lease)) if lease.record.primary != zone.site => Ok(Work::Seed {
+                epoch,
+                from: lease.record.primary.clone(),
+                term: lease.record.term,
+            }),
+            // A format that was broken off before anything was in service.
+            Some(Some(lease)) if lease.record.system.is_none() => Ok(Work::Format { epoch }),
+            Some(Some(_)) => Err(Reason::VolumeBlank),
+        }
+    }
+
+    /// Whether PostgreSQL here is the primary, as far as is known: alone, always.
+    pub(super) fn runs_the_primary(&self) -> bool {
+        self.memory.zone.leads(self.config.zone.is_some())
+    }
+
+    /// Whether this request is on its way already.
+    pub(super) fn between_sites(&self, request: RequestId) -> bool {
+        let zone = &self.memory.zone;
+        zone.moving
+            .as_ref()
+            .is_some_and(|asked| asked.request == request)
+            || zone.urged.is_some_and(|urged| urged.request == request)
+    }
+
+    /// Answers what was asked for when the record says how it went.
+    pub(super) fn finish_between_sites(&mut self) {
+        let Some(record) = self.cluster().map(|lease| lease.record.clone()) else {
+            return;
+        };
+        let unanswered = self.memory.zone.moving.clone();
+        if let Some(asked) = unanswered.filter(|asked| {
+            let patience = self.timings().handover;
+            record.term > asked.term
+                || (record.moving.is_none() && asked.at.elapsed(patience, self.now))
+        }) {
+            self.memory.zone.moving = None;
+            match record.term > asked.term && record.primary == asked.to {
+                true => self.grant(asked.request),
+                false => self.refuse(asked.request, Reason::HandoverFailed),
+            }
+        }
+        if let Some(urged) = self.memory.zone.urged
+            && record.term > urged.term
+        {
+            let here = self.config.zone.as_ref().map(|zone| &zone.site);
+            let promoted = here == Some(&record.primary);
+            if promoted && !self.runs_the_primary() {
+                return;
+            }
+            self.memory.zone.urged = None;
+            match promoted {
+                true => self.grant(urged.request),
+                false => self.refuse(urged.request, Reason::HandoverFailed),
+            }
+        }
+    }
+
+    fn owned_here(&self) -> Option<Ownership> {
+        match &self.memory.role {
+            Role::Active(own) => Some(*own),
+            Role::Joining { .. }
+            | Role::Standby
+            | Role::TakingOver(_)
+            | Role::HandingOver(_)
+            | Role::Returning { .. }
+            | Role::Leaving
+            | Role::Stopped => None,
+        }
+    }
+
+    /// `switchover --site`: the record says that the primary moves; the rest follows from it.
+    pub(super) fn move_to_site(&mut self, id: RequestId, site: SiteNumber) {
+        let ask = Ask::SwitchoverSite { site };
+        let Some(own) = self.owned_here() else {
+            return self.refuse_elsewhere(id, ask);
+        };
+        let Some(zone) = self.config.zone.clone() else {
+            return self.refuse(id, Reason::NoSuchSite);
+        };
+        let to = zone.numbered(site).cloned();
+        let Some(to) = to.filter(|to| *to != zone.site) else {
+            return self.refuse(id, Reason::NoSuchSite);
+        };
+        if !self.runs_the_primary() || self.pending() {
+            return self.refuse(id, Reason::NotNow { ask });
+        }
+        let now = self.now;
+        let Some(judge) = self.judge(own.epoch, own.proven_at) else {
+            return self.refuse(id, Reason::NotNow { ask });
+        };
+        match judge.begin_move(&to) {
+            Ok((
+                term,
+                Move::Write {
+                    expected, record, ..
+                },
+            )) => {
+                self.memory.zone.moving = Some(Asked {
+                    request: id,
+                    to,
+                    term,
+                    at: now,
+                });
+                let deadline = now + self.timings().lease_deadline;
+                self.actions.push(Action::WriteCluster {
+                    expected,
+                    record,
+                    deadline,
+                });
+            }
+            Ok(_) => self.refuse(id, Reason::NotNow { ask }),
+            Err(why) => self.refuse(id, Reason::Zone(ZoneReason::NotSafe(why))),
+        }
+    }
+
+    /// `failover`: to this site, whose primary's is silent.
+    pub(super) fn fail_over(&mut self, id: RequestId, allow_data_loss: bool) {
+        let ask = Ask::Failover { allow_data_loss };
+        let Some(own) = self.owned_here() else {
+            return self.refuse_elsewhere(id, ask);
+        };
+        if self.runs_the_primary() {
+            return self.refuse(id, Reason::NotNow { ask });
+        }
+        let detection = self.timings().detection;
+        let Some(judge) = self.judge(own.epoch, own.proven_at) else {
+            return self.refuse(id, Reason::NotNow { ask });
+        };
+        match judge.may_be_urged(allow_data_loss, detection) {
+            Ok(term) => {
+                self.memory.zone.urged = Some(Urged {
+                    request: id,
+                    term,
+                    allow_data_loss,
+                });
+            }
+            Err(why) => self.refuse(id, Reason::Zone(ZoneReason::NotSafe(why))),
+        }
+    }
+
+    /// `reinit`: the copy is made anew.
+    pub(super) fn reinit(&mut self, id: RequestId) {
+        if self.owned_here().is_none() {
+            return self.refuse_elsewhere(id, Ask::Reinit);
+        }
+        if self.runs_the_primary() {
+            return self.refuse(id, Reason::NotNow { ask: Ask::Reinit });
+        }
+        self.memory.zone.reseed = true;
+        self.grant(id);
+    }
+}
+
+impl Judge<'_> {
+    /// The record with a planned move to that site, whose replica must keep up.
+    fn begin_move(mut self, to: &super::zone::SiteName) -> Result<(u64, Move), Unsafe> {
+        let Some(Some(lease)) = self.record().map(|found| found.cloned()) else {
+            return Err(Unsafe::RecordUnknown);
+        };
+        if self.config.sites.get(to) != Some(&true) {
+            return Err(Unsafe::Never);
+        }
+        let follower = self.facts().and_then(|facts| facts.followers.get(to));
+        let streaming = follower.is_some_and(|follower| follower.streaming);
+        if !streaming || !self.keeps_up(to) {
+            return Err(Unsafe::NotFollowing(to.clone()));
+        }
+        let (term, to) = (lease.record.term, to.clone());
+        let why = ZoneReason::Moving(to.clone());
+        let write = self.rewrite(&lease, why, |record| {
+            record.moving = Some(super::zone::Moving { to, stopped: None });
+        });
+        Ok((term, write))
+    }
+
+    /// Whether an operator may urge this site's promotion, and in which term.
+    fn may_be_urged(
+        &self,
+        allow_data_loss: bool,
+        detection: std::time::Duration,
+    ) -> Result<u64, Unsafe> {
+        let Some(Some(lease)) = self.record() else {
+            return Err(Unsafe::RecordUnknown);
+        };
+        let silent = self.silent_since();
+        if !silent.is_some_and(|since| since.elapsed(detection, self.now)) {
+            return Err(Unsafe::PrimaryLives);
+        }
+        if !allow_data_loss {
+            self.may_cut(&lease.record)?;
+        }
+        Ok(lease.record.term)
+    }
+}

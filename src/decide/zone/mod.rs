@@ -1,0 +1,292 @@
+//! What a site's active does about the other sites: pure, as all of `decide`.
+//!
+//! ```text
+//! cluster's record ┐
+//! own PostgreSQL   ├─► judge() ─► Move: wait, write the record, align, start, reconfigure, promote, stop
+//! sites' leases    │
+//! probe            ┘
+//! ```
+//!
+//! Sites never talk to each other but through the record and PostgreSQL's own connections. The rules:
+//!
+//! 1. A primary starts only after a compare-and-set on this very record, under its own epoch.
+//! 2. What is promised is taken back in the record first, then at PostgreSQL; it is given at
+//!    PostgreSQL first, then in the record.
+//! 3. A site promotes itself by one compare-and-set that finds the promise unbroken, after so many
+//!    sites have stopped to follow the old primary that it can get no acknowledgement any more.
+//! 4. Who finds that another site was promoted kills its primary.
+
+mod primary;
+mod reason;
+pub mod record;
+mod replica;
+pub mod seen;
+
+use fencing::{Epoch, MemberId, Mono};
+
+pub use reason::{Unsafe, ZoneReason};
+pub use record::{
+    ClusterLease, ClusterRecord, Degraded, How, Moving, Owner, Position, Promotion, SiteName, Sync,
+    Synchronous,
+};
+pub use seen::{
+    Asked, Data, Follower, PostgresFacts, ProbeFacts, Serve, SiteNumber, SlotFacts, Stopping,
+    Urged, ZoneConfig, ZoneMemory, ZoneSeen,
+};
+
+use super::memory::{Span, Track};
+use super::{LeaseVersion, Postgres, Seen, Timings};
+
+/// What the site's active itself is doing.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation {
+    /// The member.
+    pub member: MemberId,
+    /// The epoch it owns.
+    pub epoch: Epoch,
+    /// When its hold was proven: an older reading of the record may miss what the owner before wrote.
+    pub proven_at: Mono,
+    /// When it last woke from a gap in its own looking.
+    pub awake_since: Mono,
+    /// PostgreSQL on this member.
+    pub postgres: Postgres,
+    /// No automatic failover.
+    pub paused: bool,
+}
+
+/// What is to be done next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// Nothing.
+    Wait(ZoneReason),
+    /// Compare-and-set the record.
+    Write {
+        /// The version that must be found; `None`: there must be none.
+        expected: Option<LeaseVersion>,
+        /// The new record.
+        record: Box<ClusterRecord>,
+        /// Why.
+        why: ZoneReason,
+    },
+    /// Bring the data directory in line with the record; PostgreSQL is stopped.
+    Align {
+        /// By a new base backup.
+        reseed: bool,
+    },
+    /// Start PostgreSQL.
+    Start(Serve),
+    /// Let the running PostgreSQL go on in another way.
+    Reconfigure(Serve),
+    /// Make the running replica the primary.
+    Promote(Serve),
+    /// Make and clean up the other sites' replication slots.
+    KeepSlots,
+    /// Stop PostgreSQL in order, to go on as something else.
+    Stop(ZoneReason),
+    /// Kill PostgreSQL: it must not acknowledge anything any more.
+    Kill(ZoneReason),
+}
+
+/// One judgement on its way.
+pub struct Judge<'a> {
+    /// The configuration.
+    pub config: &'a ZoneConfig,
+    /// Durations.
+    pub timings: &'a Timings,
+    /// What is seen.
+    pub seen: &'a ZoneSeen,
+    /// What this member is doing.
+    pub situation: Situation,
+    /// The memory, being written.
+    pub memory: &'a mut ZoneMemory,
+    /// Now.
+    pub now: Mono,
+}
+
+impl<'a> Judge<'a> {
+    /// What to do next.
+    pub fn judge(mut self) -> Move {
+        self.watch();
+        let stopped = self.situation.postgres == Postgres::Stopped;
+        if stopped {
+            self.memory.runs = None;
+            self.memory.began = None;
+            self.memory.named = None;
+            self.memory.stopping = Stopping::Not;
+            self.memory.pursuits.clear();
+        }
+        let Some(found) = self.record() else {
+            return Move::Wait(ZoneReason::RecordUnknown);
+        };
+        let Some(lease) = found else {
+            return self.first();
+        };
+        if let Some(wait) = self.writing(lease) {
+            return wait;
+        }
+        let record = &lease.record;
+        if self.other_system(record) {
+            return Move::Wait(ZoneReason::OtherSystem);
+        }
+        if record.primary == self.config.site {
+            self.primary(lease)
+        } else {
+            self.replica(lease)
+        }
+    }
+
+    /// Whether a primary of this member's must not acknowledge anything any more: another site was
+    /// promoted.
+    pub(in crate::decide) fn superseded_now(&self) -> Option<ZoneReason> {
+        let record = &self.record()??.record;
+        let primary = matches!(
+            self.memory.runs,
+            Some((_, Serve::Primary { .. } | Serve::Alone))
+        );
+        (primary && record.primary != self.config.site).then(|| ZoneReason::Superseded {
+            by: record.primary.clone(),
+            term: record.term,
+        })
+    }
+
+    /// The record, if it was read lately enough to act on and after this member's hold was proven.
+    pub(in crate::decide) fn record(&self) -> Option<Option<&'a ClusterLease>> {
+        let (found, at) = self.seen.record.known_at()?;
+        let fresh = !at.elapsed(self.timings.lease_age, self.now);
+        (fresh && at > self.situation.proven_at).then_some(found.as_ref())
+    }
+
+    /// There is no record: the first site makes it.
+    fn first(&mut self) -> Move {
+        if self.config.first != self.config.site {
+            return Move::Wait(ZoneReason::WaitingForFirst(self.config.first.clone()));
+        }
+        if self.in_flight(None) {
+            return Move::Wait(ZoneReason::Recording);
+        }
+        let sync = self.promise_at_start();
+        let record = ClusterRecord::first(self.config.site.clone(), sync);
+        self.write(None, record, ZoneReason::Recording)
+    }
+
+    /// What a new primary at this site promises at first.
+    fn promise_at_start(&self) -> Sync {
+        match self.config.synchronous {
+            Synchronous::Required => Sync {
+                need: self.config.quorum,
+                sites: self.config.candidates(&self.config.site),
+                confirmed: false,
+                why: None,
+            },
+            Synchronous::Preferred => Sync::none(Degraded::NotYet),
+            Synchronous::Off => Sync::none(Degraded::Off),
+        }
+    }
+
+    fn writing(&self, lease: &ClusterLease) -> Option<Move> {
+        self.in_flight(Some(&lease.version))
+            .then_some(Move::Wait(ZoneReason::Recording))
+    }
+
+    /// Whether a write that named this version may still be on its way.
+    fn in_flight(&self, version: Option<&LeaseVersion>) -> bool {
+        let Some(wrote) = self.memory.wrote else {
+            return false;
+        };
+        let patience = self.timings.lease_deadline + self.timings.observe;
+        let over = self.memory.wrote_over.as_ref();
+        let same = over.is_some_and(|named| named.as_ref() == version);
+        same && !wrote.elapsed(patience, self.now)
+    }
+
+    fn write(
+        &mut self,
+        expected: Option<LeaseVersion>,
+        record: ClusterRecord,
+        why: ZoneReason,
+    ) -> Move {
+        self.memory.wrote = Some(self.now);
+        self.memory.wrote_over = Some(expected.clone());
+        Move::Write {
+            expected,
+            record: Box::new(record),
+            why,
+        }
+    }
+
+    /// Writes the record that `change` makes of this one.
+    pub(in crate::decide) fn rewrite(
+        &mut self,
+        lease: &ClusterLease,
+        why: ZoneReason,
+        change: impl FnOnce(&mut ClusterRecord),
+    ) -> Move {
+        let mut record = lease.record.clone();
+        change(&mut record);
+        self.write(Some(lease.version.clone()), record, why)
+    }
+
+    /// This member's PostgreSQL, as it was seen after it last changed how it runs.
+    pub(in crate::decide) fn facts(&self) -> Option<&'a PostgresFacts> {
+        let (facts, at) = self.seen.postgres.known_at()?;
+        let fresh = !at.elapsed(self.timings.detection * 2, self.now);
+        (fresh && at > self.memory.since).then_some(facts)
+    }
+
+    fn other_system(&self, record: &ClusterRecord) -> bool {
+        let own = self.facts().map(|facts| facts.system);
+        record.system.is_some() && own.is_some() && own != record.system
+    }
+
+    /// Takes in what was seen of the primary's site.
+    pub(super) fn watch(&mut self) {
+        for (site, seen) in &self.seen.leases {
+            let Some((lease, at)) = seen.known_at() else {
+                continue;
+            };
+            let version = lease.as_ref().map(|lease| lease.version.clone());
+            let known = self.memory.leases.get(site);
+            if known.is_none_or(|track| track.value != version) {
+                let track = Track {
+                    value: version,
+                    since: at,
+                };
+                self.memory.leases.insert(site.clone(), track);
+            }
+        }
+        let primary = self
+            .seen
+            .record
+            .known()
+            .and_then(|lease| Some(&lease.as_ref()?.record.primary));
+        let read = primary.and_then(|site| Some(self.seen.leases.get(site)?.known_at()?.1));
+        let gap = self.timings.lease_age;
+        self.memory.reads = match (read, self.memory.reads) {
+            (None, _) => None,
+            (Some(at), Some(span)) if !span.last.elapsed(gap, at) => Some(Span {
+                since: span.since,
+                last: at.max(span.last),
+            }),
+            (Some(at), _) => Some(Span {
+                since: at,
+                last: at,
+            }),
+        };
+        let lease = primary.and_then(|site| Some(self.memory.leases.get(site)?.since));
+        let probe = self
+            .seen
+            .probe
+            .known_at()
+            .filter(|(probe, _)| Some(&probe.site) == primary && !probe.in_recovery)
+            .map(|(_, at)| at);
+        let heard = match &self.seen.postgres {
+            Seen::Known { value, at } if value.receiving => {
+                let age = value.heard_ms.unwrap_or(u64::MAX);
+                Some(Mono::from_millis(at.as_millis().saturating_sub(age)))
+            }
+            Seen::Known { .. } | Seen::Unknown { .. } => None,
+        };
+        let newest = lease.into_iter().chain(probe).chain(heard).max();
+        self.memory.alive = self.memory.alive.max(newest);
+    }
+}

@@ -1,0 +1,224 @@
+//! A site that the record does not name: its PostgreSQL follows, and takes over when it may.
+
+use fencing::Mono;
+
+use super::record::{ClusterLease, ClusterRecord, How, Position};
+use super::seen::{Data, PostgresFacts, Serve};
+use super::{Judge, Move, Unsafe, ZoneReason};
+use crate::decide::{Postgres, Seen};
+
+/// Attempts to rewind before a new base backup is made.
+const REWINDS: u8 = 2;
+
+impl Judge<'_> {
+    pub(super) fn replica(&mut self, lease: &ClusterLease) -> Move {
+        let record = &lease.record;
+        let of = record.primary.clone();
+        match self.situation.postgres {
+            Postgres::Stopped => self.start_replica(lease),
+            Postgres::Running => match self.memory.runs.clone() {
+                Some((term, Serve::Replica { of: known, receive }))
+                    if term == record.term && known == of =>
+                {
+                    self.follow(lease, receive)
+                }
+                Some((_, Serve::Replica { .. })) | None => Move::Stop(ZoneReason::Following(of)),
+                Some((_, Serve::Primary { .. } | Serve::Alone)) => self.superseded(record),
+            },
+            Postgres::Starting | Postgres::Stopping | Postgres::Unknown => {
+                Move::Wait(ZoneReason::Changing)
+            }
+        }
+    }
+
+    fn start_replica(&mut self, lease: &ClusterLease) -> Move {
+        let record = &lease.record;
+        let aligned = self.memory.aligned == Some((record.term, Data::Replica));
+        if !aligned || self.memory.reseed {
+            let reseed = self.memory.reseed || self.memory.misaligned >= REWINDS;
+            return Move::Align { reseed };
+        }
+        Move::Start(Serve::Replica {
+            of: record.primary.clone(),
+            receive: !record.cuts.contains_key(&self.config.site),
+        })
+    }
+
+    fn follow(&mut self, lease: &ClusterLease, receive: bool) -> Move {
+        let record = &lease.record;
+        let site = &self.config.site;
+        if let Some(moving) = record.moving.clone()
+            && moving.to == *site
+            && let Some(end) = moving.stopped
+        {
+            return self.take_the_primary(lease, receive, end);
+        }
+        let silent = self.silent_since();
+        let mut patience = self.timings.site_detection;
+        if let Some(urged) = self.memory.urged.filter(|urged| urged.term == record.term) {
+            if urged.allow_data_loss {
+                return self.force(lease, receive);
+            }
+            patience = self.timings.detection;
+        }
+        let over = silent.is_some_and(|since| since.elapsed(patience, self.now));
+        if record.cuts.contains_key(site) {
+            return self.cut_off(lease, receive, over);
+        }
+        if over {
+            return match self.may_cut(record) {
+                Ok(()) => self.cut(lease, receive),
+                Err(why) => self.go_on(record, receive, ZoneReason::NotSafe(why)),
+            };
+        }
+        self.memory.reseed |= self.useless(record);
+        if self.memory.reseed {
+            return Move::Stop(ZoneReason::Seeding(record.primary.clone()));
+        }
+        let of = record.primary.clone();
+        let following = self.facts().is_some_and(|facts| facts.receiving);
+        let why = match following {
+            true => ZoneReason::Following(of),
+            false => ZoneReason::NotReceiving(of),
+        };
+        self.go_on(record, receive, why)
+    }
+
+    /// Receives, if it does not.
+    fn go_on(&mut self, record: &ClusterRecord, receive: bool, why: ZoneReason) -> Move {
+        self.memory.stopped = None;
+        match receive {
+            true => Move::Wait(why),
+            false => Move::Reconfigure(Serve::Replica {
+                of: record.primary.clone(),
+                receive: true,
+            }),
+        }
+    }
+
+    fn stop_receiving(&self, record: &ClusterRecord) -> Move {
+        Move::Reconfigure(Serve::Replica {
+            of: record.primary.clone(),
+            receive: false,
+        })
+    }
+
+    /// Since when the primary's site gives no sign of life on any channel, by this member's own
+    /// clock; `None` while its lease is not read without a gap.
+    pub(in crate::decide) fn silent_since(&self) -> Option<Mono> {
+        let reads = self.memory.reads?;
+        if reads.last.elapsed(self.timings.lease_age, self.now) {
+            return None;
+        }
+        let began = reads
+            .since
+            .max(self.situation.awake_since)
+            .max(self.situation.proven_at);
+        Some(self.memory.alive.map_or(began, |alive| alive.max(began)))
+    }
+
+    /// Whether this site may stop to follow the primary in order to be promoted.
+    pub(in crate::decide) fn may_cut(&self, record: &ClusterRecord) -> Result<(), Unsafe> {
+        if self.situation.paused {
+            return Err(Unsafe::Paused);
+        }
+        record.promises(self.config, &self.config.site)
+    }
+
+    /// Stops receiving, then says so in the record.
+    fn cut(&mut self, lease: &ClusterLease, receive: bool) -> Move {
+        let Some(position) = self.memory.stopped.filter(|_| !receive) else {
+            return self.stop_receiving(&lease.record);
+        };
+        let site = self.config.site.clone();
+        self.rewrite(lease, ZoneReason::CutOff, |record| {
+            record.cuts.insert(site, position);
+        })
+    }
+
+    fn cut_off(&mut self, lease: &ClusterLease, receive: bool, silent: bool) -> Move {
+        let record = &lease.record;
+        if receive {
+            return self.stop_receiving(record);
+        }
+        let site = self.config.site.clone();
+        if !silent && self.silent_since().is_some() {
+            return self.rewrite(
+                lease,
+                ZoneReason::Following(record.primary.clone()),
+                |record| {
+                    record.cuts.remove(&site);
+                },
+            );
+        }
+        match self.may_be_promoted(record) {
+            Ok(from) => self.be_promoted(lease, How::Failover, from),
+            Err(why) => Move::Wait(ZoneReason::NotSafe(why)),
+        }
+    }
+
+    /// Whether this site is the one to be promoted.
+    fn may_be_promoted(&self, record: &ClusterRecord) -> Result<Position, Unsafe> {
+        self.may_cut(record)?;
+        if !record.cut_off() {
+            let following = record.sync.sites.iter();
+            let following = following.filter(|site| !record.cuts.contains_key(site));
+            return Err(Unsafe::OthersFollow(following.cloned().collect()));
+        }
+        match record.furthest() {
+            // It followed another timeline than this term's: it has nothing of this term.
+            Some((_, at)) if at.timeline != record.timeline => Err(Unsafe::NoPosition),
+            Some((site, at)) if *site == self.config.site => Ok(at),
+            Some((site, at)) => Err(Unsafe::Behind {
+                site: site.clone(),
+                at,
+            }),
+            None => Err(Unsafe::NoPosition),
+        }
+    }
+
+    fn be_promoted(&mut self, lease: &ClusterLease, how: How, from: Position) -> Move {
+        let sync = self.promise_at_start();
+        let site = self.config.site.clone();
+        let record = lease.record.promoted(site, self.own(), how, from, sync);
+        self.write(Some(lease.version.clone()), record, ZoneReason::Promoting)
+    }
+
+    /// A planned move: the old primary is shut down, and everything of it must be here.
+    fn take_the_primary(&mut self, lease: &ClusterLease, receive: bool, end: Position) -> Move {
+        let of = lease.record.primary.clone();
+        let here = |facts: &PostgresFacts| facts.replayed > end.lsn;
+        if !self.facts().is_some_and(here) {
+            return Move::Wait(ZoneReason::Moving(self.config.site.clone()));
+        }
+        if receive {
+            return Move::Reconfigure(Serve::Replica { of, receive: false });
+        }
+        self.be_promoted(lease, How::Switchover, end)
+    }
+
+    /// An operator's failover that may lose something.
+    fn force(&mut self, lease: &ClusterLease, receive: bool) -> Move {
+        match self.memory.stopped.filter(|_| !receive) {
+            None => self.stop_receiving(&lease.record),
+            Some(from) => self.be_promoted(lease, How::DataLossAllowed, from),
+        }
+    }
+
+    /// Whether the primary answers and this replica can never follow it from where it is.
+    fn useless(&self, record: &ClusterRecord) -> bool {
+        let (Some(facts), Seen::Known { value: probe, at }) = (self.facts(), &self.seen.probe)
+        else {
+            return false;
+        };
+        let patience = self.timings.site_detection;
+        let settled = self.memory.since.elapsed(patience, self.now);
+        if facts.receiving || !settled || at.elapsed(patience, self.now) {
+            return false;
+        }
+        let gone = probe.slot.is_some_and(|slot| {
+            slot.lost || slot.from.is_some_and(|from| from > facts.flushed.lsn)
+        });
+        probe.site == record.primary && !probe.in_recovery && gone
+    }
+}

@@ -1,0 +1,270 @@
+//! What a site's active sees of the other sites, and remembers of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fencing::Mono;
+use serde::{Deserialize, Serialize};
+
+use super::record::{ClusterLease, Position, SiteName, Synchronous};
+use crate::decide::memory::{Span, Track};
+use crate::decide::{Lease, LeaseVersion, RequestId, Seen};
+use crate::postgres::Lsn;
+
+/// What of the configuration the decisions between sites rest on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZoneConfig {
+    /// This member's site.
+    pub site: SiteName,
+    /// All sites, this one among them, and whether each may ever run the primary.
+    pub sites: BTreeMap<SiteName, bool>,
+    /// Whether commits wait for other sites.
+    pub synchronous: Synchronous,
+    /// For how many (`ANY n`).
+    pub quorum: u8,
+    /// The site that makes the database at the very first start.
+    pub first: SiteName,
+}
+
+/// A site in a request: the how-manieth of the configured ones by name, from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SiteNumber(pub u8);
+
+impl ZoneConfig {
+    /// The site of this number.
+    pub fn numbered(&self, number: SiteNumber) -> Option<&SiteName> {
+        self.sites.keys().nth(number.0.into())
+    }
+
+    /// The number of a site.
+    pub fn number_of(&self, site: &str) -> Option<SiteNumber> {
+        let index = self.sites.keys().position(|known| known.0 == site)?;
+        u8::try_from(index).ok().map(SiteNumber)
+    }
+
+    /// The sites that may run the primary, but for this one: `primary`.
+    pub fn candidates(&self, primary: &SiteName) -> BTreeSet<SiteName> {
+        let others = self
+            .sites
+            .iter()
+            .filter(|(site, may)| **may && *site != primary);
+        others.map(|(site, _)| site.clone()).collect()
+    }
+}
+
+/// How PostgreSQL runs on this site's volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Serve {
+    /// As the primary of a cluster of one site.
+    #[default]
+    Alone,
+    /// As the primary; commits wait for `need` of `sites`, for none with 0.
+    Primary {
+        /// How many.
+        need: u8,
+        /// Of which.
+        sites: BTreeSet<SiteName>,
+    },
+    /// As a replica.
+    Replica {
+        /// Of the primary at this site.
+        of: SiteName,
+        /// Whether it receives from there.
+        receive: bool,
+    },
+}
+
+/// What the data directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Data {
+    /// A primary's; it may be started as one.
+    Primary,
+    /// A replica's: to become a primary it must be promoted.
+    Replica,
+}
+
+/// What another site's PostgreSQL, or this one's, knows of a follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Follower {
+    /// It streams (and does not catch up, or wait).
+    pub streaming: bool,
+    /// What it has flushed.
+    pub flushed: Lsn,
+    /// What it has replayed.
+    pub replayed: Lsn,
+}
+
+/// A replication slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotFacts {
+    /// It no longer keeps what its site needs.
+    pub lost: bool,
+    /// From where the log is kept; `None` where it never was used.
+    pub from: Option<Lsn>,
+    /// How much log it keeps, in bytes.
+    pub retained: u64,
+}
+
+/// One look at this member's own PostgreSQL.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostgresFacts {
+    /// The system identifier.
+    pub system: u64,
+    /// It replays.
+    pub in_recovery: bool,
+    /// What is flushed: of its own log, or of what it received.
+    pub flushed: Position,
+    /// What is replayed; on a primary as `flushed`.
+    pub replayed: Lsn,
+    /// `synchronous_standby_names` in force.
+    pub names: String,
+    /// A WAL receiver runs.
+    pub receiving: bool,
+    /// How long ago it heard from the primary, in milliseconds.
+    pub heard_ms: Option<u64>,
+    /// By how much the newest replayed commit is older than now, in milliseconds.
+    pub delay_ms: Option<u64>,
+    /// The sites that follow.
+    pub followers: BTreeMap<SiteName, Follower>,
+    /// Their slots.
+    pub slots: BTreeMap<SiteName, SlotFacts>,
+}
+
+/// One look at the primary's PostgreSQL from another site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeFacts {
+    /// The site that was asked.
+    pub site: SiteName,
+    /// The system identifier.
+    pub system: u64,
+    /// It replays: no primary.
+    pub in_recovery: bool,
+    /// What it has flushed.
+    pub flushed: Position,
+    /// The slot of the asking site.
+    pub slot: Option<SlotFacts>,
+}
+
+/// What is seen between sites.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZoneSeen {
+    /// The cluster's record; `Known(None)` where the store answers and has none.
+    pub record: Seen<Option<ClusterLease>>,
+    /// The leases of the other sites.
+    pub leases: BTreeMap<SiteName, Seen<Option<Lease>>>,
+    /// This member's own PostgreSQL.
+    pub postgres: Seen<PostgresFacts>,
+    /// The primary's PostgreSQL, where that is another site's.
+    pub probe: Seen<ProbeFacts>,
+}
+
+/// What is remembered of a primary's follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pursuit {
+    /// What it must reach next.
+    pub goal: Lsn,
+    /// Since when it has not.
+    pub since: Mono,
+}
+
+/// The steps of stopping a primary that moves to another site.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stopping {
+    /// Not begun, or not wanted.
+    #[default]
+    Not,
+    /// The checkpoint before is done.
+    Checkpointed,
+    /// Clients are led away.
+    Withdrawn,
+    /// It did not stop in order within its time.
+    Overdue,
+}
+
+/// An operator's failover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Urged {
+    /// The request to answer.
+    pub request: RequestId,
+    /// The term in which it was asked.
+    pub term: u64,
+    /// The operator accepts that acknowledged writes may be lost.
+    pub allow_data_loss: bool,
+}
+
+/// An operator's move of the primary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The request to answer.
+    pub request: RequestId,
+    /// To which site.
+    pub to: SiteName,
+    /// The term in which it was asked.
+    pub term: u64,
+    /// When.
+    pub at: Mono,
+}
+
+impl ZoneMemory {
+    /// Whether PostgreSQL here is the primary, as far as is known; with one site, `several` false,
+    /// always.
+    pub fn leads(&self, several: bool) -> bool {
+        !several || matches!(self.runs, Some((_, Serve::Primary { .. } | Serve::Alone)))
+    }
+
+    /// The memory at a mount: what was known of the data directory is not known any more.
+    pub fn mounted(&self, now: Mono) -> Self {
+        Self {
+            since: now,
+            leases: self.leases.clone(),
+            reads: self.reads,
+            alive: self.alive,
+            ..Self::default()
+        }
+    }
+}
+
+/// What a member remembers between two decisions about sites.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZoneMemory {
+    /// The term with which the data directory was brought in line, and what it is, since it was
+    /// mounted.
+    pub aligned: Option<(u64, Data)>,
+    /// How PostgreSQL was started, or told to run since, and in which term; `None` while it is
+    /// stopped.
+    pub runs: Option<(u64, Serve)>,
+    /// When PostgreSQL was started, promoted, or told to run in another way.
+    pub since: Mono,
+    /// The log's end when this primary began: what it showed then must be on the other sites.
+    pub began: Option<Lsn>,
+    /// The log's end when `synchronous_standby_names` last came into force.
+    pub named: Option<Lsn>,
+    /// The followers of this primary.
+    pub pursuits: BTreeMap<SiteName, Pursuit>,
+    /// The versions of the other sites' leases.
+    pub leases: BTreeMap<SiteName, Track<Option<LeaseVersion>>>,
+    /// The reads of the primary's lease without a gap.
+    pub reads: Option<Span>,
+    /// The primary's newest sign of life on any channel.
+    pub alive: Option<Mono>,
+    /// Where this site stopped to receive.
+    pub stopped: Option<Position>,
+    /// When the record was last written.
+    pub wrote: Option<Mono>,
+    /// The version that the last write named: until another is seen, it may be on its way.
+    pub wrote_over: Option<Option<LeaseVersion>>,
+    /// Attempts to bring the data directory in line that failed since the last success.
+    pub misaligned: u8,
+    /// The data directory is of no use for following: a new base backup is needed.
+    pub reseed: bool,
+    /// Where the log of a primary ends that was stopped in order.
+    pub ended: Option<Position>,
+    /// How far an ordered stop is.
+    pub stopping: Stopping,
+    /// An operator's failover that is on its way.
+    pub urged: Option<Urged>,
+    /// An operator's move to another site that is on its way.
+    pub moving: Option<Asked>,
+}
