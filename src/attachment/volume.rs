@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{Attachment, Changes, Done, Happening, Settings, done, failed, whole};
 use crate::clock;
 use crate::decide::{Mount, Outcome, VolumeFacts};
-use crate::postgres::DataDirectory;
+use crate::postgres::{DataDirectory, replication};
 use crate::volume::{
     self, Bounded, Cleanliness, Contents, Label, Marker, MountEntry, Mounted, StillMounted,
     Superblock,
@@ -417,8 +417,12 @@ pub(super) fn admit(
         .admit(&settings.cluster, &settings.site, filesystem)
         .map_err(whole)?;
     let directory = &settings.data_directory;
-    DataDirectory::read(mounted.mount_point(), directory)
-        .map_err(whole)?
+    let found = DataDirectory::read(mounted.mount_point(), directory).map_err(whole)?;
+    // Where a rewind was cut off there is none: its site makes a new one before anything is started.
+    if found.is_none() && replication::is_rewinding(directory) {
+        return Ok(());
+    }
+    found
         .ok_or_else(|| format!("{} is missing", directory.display()))?
         .admit(settings.major, marker.system_identifier)
         .map_err(whole)

@@ -23,6 +23,10 @@ impl Turn<'_> {
         self.take_in_sites();
         let ended = self.take_ended();
         let starting = self.is_starting();
+        if self.seen.stopping && self.is_aligning() {
+            // It may take hours; its programs end with it.
+            self.begin(Work::KillPostgres);
+        }
         if self.pending() && !(self.seen.stopping && starting) {
             let why = match self.memory.restarting {
                 Some(_) => Reason::RestartingAsAsked,

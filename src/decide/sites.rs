@@ -51,6 +51,12 @@ impl Turn<'_> {
         })
     }
 
+    /// Whether the data directory is being worked on.
+    pub(super) fn is_aligning(&self) -> bool {
+        let issued = self.memory.issued.as_ref();
+        issued.is_some_and(|issued| matches!(issued.work, Work::Align { .. }))
+    }
+
     /// Takes in how a step ended that changes how PostgreSQL runs.
     pub(super) fn take_in_sites(&mut self) {
         let Some((work, outcome)) = self.ended.clone() else {

@@ -235,8 +235,7 @@ fn can_be_cancelled(work: &Work) -> bool {
         | Work::Unmount
         | Work::DropMount
         | Work::Format { .. }
-        | Work::Seed { .. }
-        | Work::Align { .. } => false,
+        | Work::Seed { .. } => false,
         Work::Register { .. }
         | Work::Unregister
         | Work::ClaimLease { .. }
@@ -244,6 +243,7 @@ fn can_be_cancelled(work: &Work) -> bool {
         | Work::RebuildDevice
         | Work::PrepareVolume
         | Work::StartPostgres { .. }
+        | Work::Align { .. }
         | Work::Serve { .. }
         | Work::Reconfigure { .. }
         | Work::Promote { .. }

@@ -52,7 +52,7 @@ impl Tools {
                 term,
                 primary,
                 reseed,
-            } => self.align(*epoch, *term, primary, *reseed, deadline).await,
+            } => self.align(*epoch, *term, primary, *reseed).await,
             Work::Serve { epoch, serve } => self.serve(*epoch, serve, deadline).await,
             Work::Reconfigure { epoch: _, serve } => self.reconfigure(serve, deadline).await,
             Work::Promote { epoch, term, serve } => {

@@ -68,6 +68,15 @@ impl Database {
         self.instance.lock().await.clone()
     }
 
+    /// What every program of PostgreSQL on the volume gets.
+    pub(super) fn started_by(&self) -> std::io::Result<StartedBy<'static>> {
+        Ok(StartedBy {
+            baton: Path::new(BATON),
+            node_lock: Some(self.node_lock.try_clone()?),
+            isolation: self.isolation,
+        })
+    }
+
     /// How PostgreSQL shall run from now on: what a reload writes.
     pub(super) async fn serves_as(&self, serving: Serving) {
         *self.serving.lock().await = serving;
@@ -152,14 +161,9 @@ impl Tools {
             Err(refused) => return volume(refused),
         };
         let database = &self.database;
-        let lock = match database.node_lock.try_clone() {
-            Ok(lock) => lock,
+        let started_by = match database.started_by() {
+            Ok(started_by) => started_by,
             Err(error) => return failed(error),
-        };
-        let started_by = StartedBy {
-            baton: Path::new(BATON),
-            node_lock: Some(lock),
-            isolation: database.isolation,
         };
         let starting = {
             let instance = database.instance.lock().await;

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use fencing::{Epoch, Mono};
+use fencing::{Epoch, Licence, Mono};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::postgres::{blocking, postgres_is};
 use super::{Done, Tools, failed, volume};
@@ -15,10 +17,10 @@ use crate::decide::{Outcome, Postgres};
 use crate::member::event::Changes;
 use crate::member::sites::Sites;
 use crate::postgres::replication::{
-    self, Replication, Serving, Source, enforced_from, read_password, receive, set_names,
-    stop_receiving,
+    self, Progress, Rejoin, Replication, Seeding, Serving, Source, enforced_from, read_password,
+    receive, set_names, stop_receiving,
 };
-use crate::postgres::{Session, verify_shut_down};
+use crate::postgres::{ControlData, Instance, Session, verify_shut_down};
 
 /// What the data directory is: beside it, on the volume.
 const STATE: &str = "baton-site.json";
@@ -61,7 +63,11 @@ impl State {
 
 type Failed = String;
 
-const NO_COPY: &str = "copying another site's database is not possible yet";
+/// Longest time for connecting to the primary of another site and asking it, its checkpoint included.
+const CONNECT: Duration = Duration::from_secs(60);
+
+/// Longest time without any progress of a copy or a rewind.
+const STALL: Duration = Duration::from_secs(15 * 60);
 
 impl Tools {
     fn among(&self) -> Result<&Sites, Failed> {
@@ -302,9 +308,8 @@ impl Tools {
         term: u64,
         primary: &SiteName,
         reseed: bool,
-        deadline: Mono,
     ) -> Done {
-        match self.aligned(epoch, term, primary, reseed, deadline).await {
+        match self.aligned(epoch, term, primary, reseed).await {
             Ok(data) => (Outcome::Aligned(data), Changes::default()),
             Err(cause) => failed(cause),
         }
@@ -316,7 +321,6 @@ impl Tools {
         term: u64,
         primary: &SiteName,
         reseed: bool,
-        deadline: Mono,
     ) -> Result<Data, Failed> {
         let root = self.root().await;
         let known = blocking("site-state", Mono::MAX, move || State::read(&root)).await?;
@@ -336,9 +340,66 @@ impl Tools {
         let licence = self.link.licence(epoch).await;
         let licence = licence.map_err(|(outcome, _)| format!("no permit: {outcome:?}"))?;
         let instance = &self.database.instance().await;
-        let left = clock::now().until(deadline);
-        let _unused = (&licence, instance, &source, left);
-        Err(NO_COPY.to_owned())
+        match reseed {
+            true => self.copy_anew(&licence, instance, &source, term).await?,
+            false => self.rejoin(&licence, instance, &source, term).await?,
+        }
+        self.note(term, Data::Replica).await?;
+        Ok(Data::Replica)
+    }
+
+    /// Takes away what the primary does not have, and keeps it for the operator.
+    async fn rejoin(
+        &self,
+        licence: &Licence,
+        instance: &Instance,
+        source: &Source,
+        term: u64,
+    ) -> Result<(), Failed> {
+        let by = self.database.started_by().map_err(whole)?;
+        let wanted = Rejoin {
+            source,
+            label: &label(term),
+            connect: CONNECT,
+            stall: STALL,
+        };
+        let rejoined = replication::rejoin(licence, instance, &by, &wanted).await;
+        tracing::info!(rejoined = ?rejoined.map_err(whole)?, "the database follows the primary");
+        Ok(())
+    }
+
+    /// Replaces the database by a copy of the primary's; what was there is kept.
+    async fn copy_anew(
+        &self,
+        licence: &Licence,
+        instance: &Instance,
+        source: &Source,
+        term: u64,
+    ) -> Result<(), Failed> {
+        let by = self.database.started_by().map_err(whole)?;
+        let progress = self.progress()?;
+        let seeding = seeding(source, progress);
+        let copied = replication::reseed(licence, instance, &by, &seeding, &label(term)).await;
+        tracing::info!(kept = ?copied.map_err(whole)?.old, "the database was copied anew");
+        Ok(())
+    }
+
+    /// Copies the primary's database to where none is.
+    async fn copy(
+        &self,
+        licence: &Licence,
+        instance: &Instance,
+        source: &Source,
+    ) -> Result<ControlData, Failed> {
+        let by = self.database.started_by().map_err(whole)?;
+        let progress = self.progress()?;
+        let seeding = seeding(source, progress);
+        let copied = replication::basebackup(licence, instance, &by, &seeding).await;
+        copied.map_err(whole)
+    }
+
+    fn progress(&self) -> Result<&watch::Sender<Progress>, Failed> {
+        Ok(&self.among()?.progress)
     }
 
     /// The record names this site: its data is the primary's, or is being promoted.
@@ -376,10 +437,10 @@ impl Tools {
             Err(refused) => return volume(refused),
         };
         let instance = &self.database.instance().await;
-        let left = clock::now().until(deadline);
         let copied = async {
-            let _unused = (&licence, instance, &source, left, term);
-            Err::<crate::postgres::ControlData, Failed>(NO_COPY.to_owned())
+            let copied = self.copy(&licence, instance, &source).await?;
+            self.note(term, Data::Replica).await?;
+            Ok::<_, Failed>(copied)
         };
         let copied = copied.await;
         let system = copied
@@ -392,6 +453,21 @@ impl Tools {
             Err(cause) => (Outcome::Failed { cause }, ended.1.into()),
         }
     }
+}
+
+fn seeding<'a>(source: &'a Source, progress: &'a watch::Sender<Progress>) -> Seeding<'a> {
+    Seeding {
+        source,
+        system: None,
+        connect: CONNECT,
+        stall: STALL,
+        progress,
+    }
+}
+
+/// Under which name what is replaced is kept: it is of before this term.
+fn label(term: u64) -> String {
+    format!("term-{term}")
 }
 
 fn done(result: Result<(), Failed>) -> Done {

@@ -26,6 +26,7 @@ pub(super) use configure::{defaults, hba, own, prepare, write_passfile};
 pub use diverged::{DIVERGED_DIRECTORY, Diverged};
 pub use facts::{Facts, Follower, Position, Probe, Slot, WalStatus};
 pub use origin::OriginError;
+pub(crate) use place::is_rewinding;
 pub use place::{PlaceError, old_copies};
 pub use program::ProgramError;
 pub use promote::PromoteError;

@@ -21,6 +21,13 @@ pub(super) const SEEDING: &str = ".seeding";
 pub(super) const SEEDED: &str = ".seeded";
 /// Being changed by `pg_rewind`.
 pub(super) const REWINDING: &str = ".rewinding";
+
+/// Whether a rewind of this data directory was cut off, so that it has not its own name.
+pub(crate) fn is_rewinding(data_directory: &Path) -> bool {
+    let mut name = data_directory.as_os_str().to_owned();
+    name.push(REWINDING);
+    Path::new(&name).is_dir()
+}
 /// Replaced by a new base backup, and kept.
 const OLD: &str = ".old-";
 
