@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+mod anybody;
 mod api;
 mod apply;
 mod auth;
@@ -35,6 +36,7 @@ mod strategic;
 mod verbs;
 mod watch;
 
+pub use anybody::anybody;
 pub use auth::{Identity, MASTERS};
 pub use faults::{Faults, Partition};
 pub use requests::RequestLog;

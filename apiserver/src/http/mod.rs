@@ -1,6 +1,7 @@
 //! From an HTTP request to a call of the API and back: authentication, injected faults,
 //! authorization, the body, the answer, the log. What a verb does is decided in `verbs/`.
 
+mod proxy;
 mod query;
 mod route;
 
@@ -11,9 +12,11 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT, WARNING};
+use hyper::http::request::Parts;
 use hyper::{Request, Response};
 use serde_json::Value;
 
+use proxy::Onward;
 pub(crate) use query::Query;
 pub(crate) use route::Route;
 
@@ -22,8 +25,9 @@ use crate::auth::{Identity, reviews};
 use crate::clock;
 use crate::connection::Line;
 use crate::faults::Faults;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Subject};
 use crate::requests::RequestLog;
+use crate::store::Key;
 use crate::{discovery, watch};
 
 /// Largest request body, as in the real server: 3 MiB.
@@ -50,6 +54,16 @@ struct Pending {
 }
 
 impl Pending {
+    fn is_proxy(&self) -> bool {
+        let Route {
+            group,
+            resource,
+            subresource,
+            ..
+        } = &self.route;
+        group.is_empty() && resource == "pods" && subresource == "proxy"
+    }
+
     /// The route as roles see it: a list or watch that a field selector limits to one name is of that name
     /// (apiserver/pkg/endpoints/request/requestinfo.go).
     fn authorized(&self) -> Route {
@@ -84,10 +98,14 @@ impl Handler {
             tokio::time::sleep(latency).await;
             line.served(&mut switches).await;
         }
+        let (head, body) = request.into_parts();
         let result = match (allowed, self.faults().injected_error()) {
             (Err(refusal), _) => Err(refusal),
             (Ok(()), Some(code)) => Err(injected(code)),
-            (Ok(()), None) => match read(request.into_body()).await {
+            (Ok(()), None) if pending.is_proxy() => {
+                return self.hand_on(&pending, head, body).await;
+            }
+            (Ok(()), None) => match read(body).await {
                 Ok(body) => self.serve(&pending, body),
                 Err(refusal) => Err(refusal),
             },
@@ -105,6 +123,36 @@ impl Handler {
             Ok(Answer::Watch(plan)) => stream(watch::events(Arc::clone(&self.shared), plan)),
             Err(refusal) => refuse(&refusal),
         }
+    }
+
+    /// Asks a pod instead.
+    async fn hand_on(&self, pending: &Pending, head: Parts, body: Incoming) -> Response<Body> {
+        let onward = self.onward(pending);
+        let answered = async {
+            let onward = onward?;
+            let body = read(body).await?;
+            onward.hand_on(head, body).await
+        };
+        let response = answered.await.unwrap_or_else(|refusal| refuse(&refusal));
+        self.log(pending, response.status().as_u16());
+        response
+    }
+
+    /// Authorizes, and finds the pod.
+    fn onward(&self, pending: &Pending) -> Result<Onward, Refusal> {
+        let route = &pending.route;
+        let api = self.shared.lock();
+        api.authorize(&pending.identity, route, &pending.path)?;
+        let (kind, _) = api.resolve(route)?;
+        let name = proxy::pod(&route.name);
+        let key = Key {
+            resource: Arc::clone(&kind.id),
+            namespace: route.namespace.clone(),
+            name: name.to_owned(),
+        };
+        let pod = api.store.get(&key);
+        let pod = pod.ok_or_else(|| Refusal::NotFound(Subject::of(&kind, name)))?;
+        Onward::to(pod, route, &pending.path)
     }
 
     /// Who asks for what, and whether the token is good.

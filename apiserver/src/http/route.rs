@@ -60,7 +60,11 @@ impl Route {
         let segment = |at: usize| rest.get(at).cloned().unwrap_or_default();
         self.resource = segment(0);
         self.name = segment(1);
-        self.subresource = rest.get(2..).map(|rest| rest.join("/")).unwrap_or_default();
+        self.subresource = match rest.get(2..) {
+            // What follows is a path of the pod's own.
+            Some([first, ..]) if first == "proxy" => first.clone(),
+            more => more.map(|more| more.join("/")).unwrap_or_default(),
+        };
         // A namespace is authorized in itself.
         if self.group.is_empty() && self.resource == "namespaces" {
             self.namespace.clone_from(&self.name);

@@ -9,4 +9,5 @@ mod faults;
 mod objects;
 mod pods;
 mod program;
+mod proxy;
 mod watches;
