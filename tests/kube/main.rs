@@ -20,10 +20,12 @@ mod manifests;
 mod node;
 mod options;
 mod places;
+mod pooler;
 mod proxy;
 mod report;
 mod run;
 mod scheduler;
+mod usage;
 mod world;
 
 use std::process::ExitCode;

@@ -52,6 +52,8 @@ pub struct World {
     pub nodes: Vec<Node>,
     pub scratch: PathBuf,
     pub endpoint: proxy::Endpoint,
+    /// The directory with PostgreSQL's programs.
+    pub postgres: PathBuf,
     storage: Target,
     _target: Child,
     controller: Option<Child>,
@@ -84,6 +86,7 @@ impl World {
             nodes,
             scratch,
             endpoint,
+            postgres: options.postgres.clone(),
             storage,
             _target: target,
             controller: None,

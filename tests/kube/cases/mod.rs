@@ -1,8 +1,10 @@
 //! The cases. To add one: a function here or in a file beside, and a line in [`ALL`].
 
+mod crowd;
 mod faults;
 mod isolation;
 mod moves;
+mod orders;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -43,12 +45,17 @@ pub const ALL: &[Case] = &[
     }),
     short("expired", |world| Box::pin(faults::expired(world))),
     short("partition", |world| Box::pin(faults::partition(world))),
+    short("drill", |world| Box::pin(orders::drill(world))),
+    short("pooler", |world| Box::pin(orders::pooler(world))),
     short("node-lost", |world| Box::pin(moves::node_lost(world))),
     long("idle-requests", |world| {
         Box::pin(faults::idle_requests(world))
     }),
     long("long-api-outage", |world| {
         Box::pin(faults::long_api_outage(world))
+    }),
+    long("hundred-volumes", |world| {
+        Box::pin(crowd::hundred_volumes(world))
     }),
 ];
 
