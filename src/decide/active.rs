@@ -30,7 +30,7 @@ impl Turn<'_> {
         if self.pending() && !(self.seen.stopping && starting) {
             let why = match self.memory.restarting {
                 Some(_) => Reason::RestartingAsAsked,
-                None => self.attempt(),
+                None => self.under_way(),
             };
             let overdue = self.overdue();
             return Next::Wait(if overdue { Reason::StepStuck } else { why });

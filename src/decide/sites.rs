@@ -39,6 +39,7 @@ impl Turn<'_> {
         if self.seen.local.postgres == Postgres::Stopped {
             return None;
         }
+        self.memory.zone.at_rest = true;
         self.begin(Work::KillPostgres);
         Some(Next::Wait(Reason::Zone(why)))
     }
@@ -155,7 +156,13 @@ impl Turn<'_> {
                 });
                 return Next::Wait(Reason::Zone(why));
             }
-            Move::Start(serve) => return self.start_again(own, Work::Serve { epoch, serve }),
+            Move::Start(serve) => {
+                let start = Work::Serve { epoch, serve };
+                if !std::mem::take(&mut self.memory.zone.at_rest) {
+                    return self.start_again(own, start);
+                }
+                (start, ZoneReason::Changing)
+            }
             Move::Stop(why) => (self.next_stop(epoch, &why), why),
             Move::Kill(why) => (Work::KillPostgres, why),
             Move::Align { reseed } => match self.align(epoch, reseed) {
@@ -169,8 +176,32 @@ impl Turn<'_> {
             }
             Move::KeepSlots => (Work::KeepSlots { epoch }, ZoneReason::Changing),
         };
+        self.memory.zone.at_rest |= matches!(
+            work,
+            Work::StopToMove | Work::StopPostgres { .. } | Work::KillPostgres
+        );
         self.begin(work);
         Next::Wait(Reason::Zone(why))
+    }
+
+    /// What goes on while a step is under way.
+    pub(super) fn under_way(&self) -> Reason {
+        let work = self.memory.issued.as_ref().map(|issued| &issued.work);
+        let why = match (&self.config.zone, work) {
+            (None, _) => return self.attempt(),
+            (
+                Some(_),
+                Some(Work::Align {
+                    primary,
+                    reseed: true,
+                    ..
+                }),
+            ) => ZoneReason::Seeding(primary.clone()),
+            (Some(_), Some(Work::Align { .. })) => ZoneReason::Aligning,
+            (Some(_), Some(Work::Promote { .. })) => ZoneReason::Promoting,
+            (Some(_), _) => ZoneReason::Changing,
+        };
+        Reason::Zone(why)
     }
 
     fn align(&self, epoch: Epoch, reseed: bool) -> Option<(Work, ZoneReason)> {
@@ -268,8 +299,12 @@ impl Turn<'_> {
             record.term > asked.term
                 || (record.moving.is_none() && asked.at.elapsed(patience, self.now))
         }) {
+            let moved = record.term > asked.term && record.primary == asked.to;
+            if moved && !self.leads_there(&asked) {
+                return;
+            }
             self.memory.zone.moving = None;
-            match record.term > asked.term && record.primary == asked.to {
+            match moved {
                 true => self.grant(asked.request),
                 false => self.refuse(asked.request, Reason::HandoverFailed),
             }
@@ -288,6 +323,13 @@ impl Turn<'_> {
                 false => self.refuse(urged.request, Reason::HandoverFailed),
             }
         }
+    }
+
+    /// Whether the new primary answers as one, or has had its time for it.
+    fn leads_there(&self, asked: &Asked) -> bool {
+        let probe = self.seen.zone.as_ref().and_then(|zone| zone.probe.known());
+        let leads = probe.is_some_and(|probe| probe.site == asked.to && !probe.in_recovery);
+        leads || asked.at.elapsed(self.timings().promote, self.now)
     }
 
     fn owned_here(&self) -> Option<Ownership> {

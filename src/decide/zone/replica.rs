@@ -3,7 +3,7 @@
 use fencing::Mono;
 
 use super::record::{ClusterLease, ClusterRecord, How, Position};
-use super::seen::{Data, PostgresFacts, Serve};
+use super::seen::{Data, Serve};
 use super::{Judge, Move, Unsafe, ZoneReason};
 use crate::decide::{Postgres, Seen};
 
@@ -34,6 +34,9 @@ impl Judge<'_> {
     fn start_replica(&mut self, lease: &ClusterLease) -> Move {
         let record = &lease.record;
         let aligned = self.memory.aligned == Some((record.term, Data::Replica));
+        if !aligned && self.primary_replays(record) {
+            return Move::Wait(ZoneReason::Following(record.primary.clone()));
+        }
         if !aligned || self.memory.reseed {
             let reseed = self.memory.reseed || self.memory.misaligned >= REWINDS;
             return Move::Align { reseed };
@@ -41,6 +44,15 @@ impl Judge<'_> {
         Move::Start(Serve::Replica {
             of: record.primary.clone(),
             receive: !record.cuts.contains_key(&self.config.site),
+        })
+    }
+
+    /// The primary's PostgreSQL answers and is none yet: its promotion is on its way.
+    fn primary_replays(&self, record: &ClusterRecord) -> bool {
+        let probe = self.seen.probe.known_at();
+        probe.is_some_and(|(probe, at)| {
+            let fresh = !at.elapsed(self.timings.detection, self.now);
+            fresh && probe.site == record.primary && probe.in_recovery
         })
     }
 
@@ -186,15 +198,14 @@ impl Judge<'_> {
 
     /// A planned move: the old primary is shut down, and everything of it must be here.
     fn take_the_primary(&mut self, lease: &ClusterLease, receive: bool, end: Position) -> Move {
-        let of = lease.record.primary.clone();
-        let here = |facts: &PostgresFacts| facts.replayed > end.lsn;
-        if !self.facts().is_some_and(here) {
-            return Move::Wait(ZoneReason::Moving(self.config.site.clone()));
+        let Some(stopped) = self.memory.stopped.filter(|_| !receive) else {
+            return self.stop_receiving(&lease.record);
+        };
+        // Its last record begins there; what is beyond it is all of it. A promotion replays it first.
+        if stopped.timeline == end.timeline && stopped.lsn > end.lsn {
+            return self.be_promoted(lease, How::Switchover, end);
         }
-        if receive {
-            return Move::Reconfigure(Serve::Replica { of, receive: false });
-        }
-        self.be_promoted(lease, How::Switchover, end)
+        Move::Wait(ZoneReason::Moving(self.config.site.clone()))
     }
 
     /// An operator's failover that may lose something.

@@ -218,6 +218,7 @@ impl ZoneMemory {
     pub fn mounted(&self, now: Mono) -> Self {
         Self {
             since: now,
+            at_rest: true,
             leases: self.leases.clone(),
             reads: self.reads,
             alive: self.alive,
@@ -261,6 +262,8 @@ pub struct ZoneMemory {
     pub reseed: bool,
     /// Where the log of a primary ends that was stopped in order.
     pub ended: Option<Position>,
+    /// PostgreSQL is stopped because that was ordered: its next start is none after a failure.
+    pub at_rest: bool,
     /// How far an ordered stop is.
     pub stopping: Stopping,
     /// An operator's failover that is on its way.
