@@ -153,8 +153,11 @@ fn main_file(instance: &Instance, serving: &Serving) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name} = {}", quote(value));
     };
-    for (name, value) in DEFAULTS.iter().chain(replication::defaults(serving)) {
+    for (name, value) in DEFAULTS {
         set(name, value);
+    }
+    for (name, value) in replication::defaults(serving) {
+        set(name, &value);
     }
     set("cluster_name", &instance.cluster);
     let included = instance.data_directory.join(CONFIG_FILE);

@@ -7,7 +7,9 @@ use std::path::Path;
 use baton::postgres::replication::{self, DIVERGED_DIRECTORY, Diverged, RejoinError, Rejoined};
 use baton::postgres::{DataDirectory, verify_shut_down};
 
-use crate::harness::{LONG, Running, Site, block_on, replica, replication};
+use crate::harness::{
+    LONG, Running, Site, block_on, licence, replica, replication, seeding, started_by,
+};
 
 const ROWS: &str = "SELECT string_agg(i::text, ' ' ORDER BY i) FROM t";
 
@@ -27,15 +29,22 @@ async fn pair(a: &Site, b: &Site) -> (Running, Running) {
 
 /// The replica stops following and becomes the primary, with a slot for the other.
 async fn promote(site: &Site, running: &Running, other: &Site) {
+    assert_eq!(promoted(site, running, &[other], 1).await, 2);
+}
+
+/// As [`promote`], where timelines up to `taken` began elsewhere; the new timeline.
+async fn promoted(site: &Site, running: &Running, others: &[&Site], taken: u32) -> u32 {
     let instance = &site.instance;
-    replication::stop_receiving(instance, &running.session, &replication(), LONG)
+    let end = replication::stop_receiving(instance, &running.session, &replication(), LONG)
         .await
         .unwrap();
     replication::set_names(instance, &running.session, &replication(), "", LONG)
         .await
         .unwrap();
-    assert_eq!(running.session.promote(LONG).await.unwrap().timeline, 2);
-    site.offer(running, &[other]).await;
+    replication::reserve_timelines(&licence(), instance, end.timeline, taken).unwrap();
+    let begins = running.session.promote(LONG).await.unwrap();
+    site.offer(running, others).await;
+    begins.timeline
 }
 
 #[test]
@@ -190,8 +199,8 @@ fn an_interrupted_rewind_is_no_database_and_another_system_is_refused() {
         );
         let source = b.source_for(&a);
         let (progress, _watch) = tokio::sync::watch::channel(replication::Progress::default());
-        let wanted = crate::harness::seeding(&source, &progress);
-        let (licence, by) = (crate::harness::licence(), crate::harness::started_by());
+        let wanted = seeding(&source, &progress);
+        let (licence, by) = (licence(), started_by());
         let refused = replication::basebackup(&licence, &a.instance, &by, &wanted).await;
         assert!(
             matches!(refused, Err(replication::SeedError::Interrupted { .. })),
@@ -207,5 +216,73 @@ fn an_interrupted_rewind_is_no_database_and_another_system_is_refused() {
         .await;
         at_a.stop().await;
         at_b.stop().await;
+    });
+}
+
+/// Site b is promoted, writes, and is lost; site c has not heard of it.
+async fn lost_promotion(a: &Site, b: &Site, c: &Site) -> Running {
+    let at_a = a.found(&[b, c]).await;
+    let client = a.client().await;
+    client
+        .run("CREATE TABLE t (i int); INSERT INTO t VALUES (1)")
+        .await;
+    let (at_b, at_c) = (b.join(a).await, c.join(a).await);
+    let written = at_a.facts().await.flushed;
+    for replica in [&at_b, &at_c] {
+        let what = "everything is there";
+        replica.until(what, |facts| facts.replayed >= written).await;
+    }
+    at_a.kill().await;
+    promote(b, &at_b, c).await;
+    b.client().await.run("INSERT INTO t VALUES (100)").await;
+    at_b.kill().await;
+    at_c
+}
+
+#[test]
+fn no_two_promotions_begin_the_same_timeline() {
+    block_on(async {
+        let (a, b, c) = (Site::new("a"), Site::new("b"), Site::new("c"));
+        let at_c = lost_promotion(&a, &b, &c).await;
+        // Cut off between the marks and the promotion: it is a replica as before.
+        let end = replication::stop_receiving(&c.instance, &at_c.session, &replication(), LONG)
+            .await
+            .unwrap();
+        replication::reserve_timelines(&licence(), &c.instance, end.timeline, 2).unwrap();
+        at_c.kill().await;
+        let at_c = c.start(&replica(None)).await;
+        assert_eq!(at_c.facts().await.timeline, 1);
+
+        assert_eq!(promoted(&c, &at_c, &[&a, &b], 2).await, 3);
+        c.client().await.run("INSERT INTO t VALUES (3)").await;
+        let written = at_c.facts().await.flushed;
+        for former in [&a, &b] {
+            let rejoined = former.rejoin(&c).await.unwrap();
+            assert!(matches!(rejoined, Rejoined::Rewound { .. }), "{rejoined:?}");
+            let running = former.start(&replica(Some(c.source_for(former)))).await;
+            running
+                .until("it follows", |facts| {
+                    facts.replayed >= written && facts.timeline == 3
+                })
+                .await;
+            assert_eq!(former.client().await.value(ROWS).await, "1 3");
+            running.stop().await;
+        }
+        at_c.stop().await;
+    });
+}
+
+#[test]
+fn two_timelines_of_one_number_are_not_taken_for_one() {
+    block_on(async {
+        let (a, b, c) = (Site::new("a"), Site::new("b"), Site::new("c"));
+        let at_c = lost_promotion(&a, &b, &c).await;
+        assert_eq!(promoted(&c, &at_c, &[&b], 0).await, 2);
+        let refused = b.rejoin(&c).await;
+        assert!(
+            matches!(refused, Err(RejoinError::BaseBackupNeeded { .. })),
+            "{refused:?}"
+        );
+        at_c.stop().await;
     });
 }

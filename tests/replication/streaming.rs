@@ -141,6 +141,18 @@ fn a_replica_is_never_started_as_a_primary() {
             "{refused:?}"
         );
 
+        // As a promotion leaves it that was cut off.
+        fs::remove_file(a.instance.data_directory.join("standby.signal")).unwrap();
+        let refused =
+            postgres::launch_as(&licence(), &a.instance, &primary(""), started_by()).await;
+        assert!(
+            matches!(
+                refused,
+                Err(StartError::Role(ConfigureError::NotPromoted { .. }))
+            ),
+            "{refused:?}"
+        );
+
         let running = a.start(&replica(None)).await;
         let names = r#"ANY 1 ("baton_b")"#;
         replication::set_names(&a.instance, &running.session, &replication(), names, LONG)

@@ -11,7 +11,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use super::source::{PasswordError, Replication, Serving, Source, read_password};
-use crate::postgres::Instance;
+use super::timelines;
+use crate::postgres::{ControlData, DatabaseState, Instance, ReadError};
 
 /// The settings that are Baton's alone.
 pub(super) const OWN: [&str; 6] = [
@@ -46,6 +47,9 @@ const FIXED: &[(&str, &str)] = &[
     ("recovery_target_timeline", "latest"),
 ];
 
+/// In megabytes: what is written between a checkpoint and the next by a server that is not very busy.
+const KEEP: u64 = 256;
+
 const AUTO_CONF: &str = "postgresql.auto.conf";
 const STANDBY_SIGNAL: &str = "standby.signal";
 const PASSFILE: &str = "replication.pgpass";
@@ -67,19 +71,27 @@ pub enum ConfigureError {
     /// The password of the role for replication cannot be used.
     #[error("replication needs its password")]
     Password(#[from] PasswordError),
-    /// The data directory is a replica's. Started as a primary it would write on the timeline of the primary
-    /// that it followed.
+    /// The data directory is a replica's, or its promotion was interrupted. Started as a primary it would write
+    /// on the timeline of the primary that it followed.
     #[error(
-        "{} is there: the database is a replica's and was not promoted; start it as a replica, then promote it",
+        "the database in {} is a replica's ({state}) and was not promoted; start it as a replica, then promote it",
         path.display()
     )]
     NotPromoted {
-        /// `standby.signal`.
+        /// The data directory.
         path: PathBuf,
+        /// What the control file says.
+        state: DatabaseState,
     },
+    /// The control file could not be read.
+    #[error("looking at the database's role")]
+    Control(#[from] ReadError),
 }
 
-fn step(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ConfigureError {
+pub(super) fn step(
+    operation: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> ConfigureError {
     let path = path.to_owned();
     move |source| ConfigureError::Step {
         operation,
@@ -94,11 +106,37 @@ pub(super) fn passfile(instance: &Instance) -> PathBuf {
 }
 
 /// The settings that yield to everybody else's.
-pub(crate) fn defaults(serving: &Serving) -> &'static [(&'static str, &'static str)] {
-    match serving {
-        Serving::Alone => &[],
-        Serving::Primary { .. } | Serving::Replica { .. } => DEFAULTS,
-    }
+pub(crate) fn defaults(serving: &Serving) -> Vec<(&'static str, String)> {
+    let replication = match serving {
+        Serving::Alone => return Vec::new(),
+        Serving::Primary { replication, .. } | Serving::Replica { replication, .. } => replication,
+    };
+    let defaults = DEFAULTS
+        .iter()
+        .map(|(name, value)| (*name, (*value).to_owned()));
+    let keep = kept_megabytes(&replication.slot_wal_max);
+    defaults
+        .chain([("wal_keep_size", format!("{keep}MB"))])
+        .collect()
+}
+
+/// How much write-ahead log is kept at any rate: `pg_rewind` has to read back beyond the divergence. No more than
+/// a slot may keep, or that bound would mean nothing.
+fn kept_megabytes(slot_wal_max: &str) -> u64 {
+    let digits = slot_wal_max.trim();
+    let end = digits
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(digits.len());
+    let (number, unit) = digits.split_at(end);
+    let number = number.parse::<u64>().ok();
+    let megabytes = number.and_then(|number| match unit.trim() {
+        "" | "MB" => Some(number),
+        "kB" => Some(number >> 10),
+        "GB" => number.checked_mul(1 << 10),
+        "TB" => number.checked_mul(1 << 20),
+        _ => None,
+    });
+    megabytes.map_or(KEEP, |most| most.min(KEEP))
 }
 
 /// The settings that win over every other line of the files.
@@ -183,7 +221,7 @@ pub(super) fn give_passfile(instance: &Instance, source: &Source) -> Result<(), 
 }
 
 /// Replaces a file at once: a reader sees the old contents or the new ones.
-fn replace(
+pub(super) fn replace(
     path: &Path,
     contents: &[u8],
     mode: u32,
@@ -216,17 +254,41 @@ fn replace(
 /// A replica's directory is never made a primary's: only a promotion begins a new timeline.
 pub(crate) fn prepare(instance: &Instance, serving: &Serving) -> Result<(), ConfigureError> {
     let directory = &instance.data_directory;
-    let signal = directory.join(STANDBY_SIGNAL);
     match serving {
         Serving::Alone => return Ok(()),
-        Serving::Primary { .. } if signal.exists() => {
-            return Err(ConfigureError::NotPromoted { path: signal });
+        Serving::Primary { .. } => admit_primary(instance)?,
+        Serving::Replica { .. } => {
+            let control = ControlData::read(directory)?;
+            let own = control.timeline.max(control.minimum_recovery_timeline);
+            timelines::release(instance, own)?;
+            signal_standby(instance, directory)?;
         }
-        Serving::Primary { .. } => {}
-        Serving::Replica { .. } => signal_standby(instance, directory)?,
     }
     strip_auto_conf(instance)?;
     sync_directory(directory)
+}
+
+/// A promotion takes `standby.signal` away before the new timeline is in the control file, which then says that
+/// the server is a primary's: a crash between the two leaves neither the one nor the other. A restored backup
+/// (`recovery.signal`) begins a timeline of its own.
+fn admit_primary(instance: &Instance) -> Result<(), ConfigureError> {
+    let path = &instance.data_directory;
+    let state = ControlData::read(path)?.state;
+    let replayed_as_replica = match state {
+        DatabaseState::InArchiveRecovery | DatabaseState::ShutDownInRecovery => {
+            !path.join("recovery.signal").exists()
+        }
+        DatabaseState::StartingUp
+        | DatabaseState::ShutDown
+        | DatabaseState::ShuttingDown
+        | DatabaseState::InCrashRecovery
+        | DatabaseState::InProduction => false,
+    };
+    if is_replica(instance) || replayed_as_replica {
+        let path = path.clone();
+        return Err(ConfigureError::NotPromoted { path, state });
+    }
+    Ok(())
 }
 
 /// Whether the data directory is a replica's.
@@ -303,6 +365,21 @@ mod tests {
             "# head\nwork_mem = '8MB'\nprimary_conninfo_x = 1\n"
         );
         assert_eq!(without_own(b"work_mem = '8MB'\n"), None);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_a_slot_may_keep() {
+        for (most, kept) in [
+            ("4GB", 256),
+            ("64MB", 64),
+            ("65536kB", 64),
+            ("32", 32),
+            ("-1", 256),
+            ("1 TB", 256),
+            ("x", 256),
+        ] {
+            assert_eq!(kept_megabytes(most), kept, "{most}");
+        }
     }
 
     #[test]

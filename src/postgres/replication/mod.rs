@@ -19,6 +19,7 @@ mod role;
 mod seed;
 mod slots;
 mod source;
+mod timelines;
 mod tls;
 
 pub use configure::ConfigureError;
@@ -36,6 +37,7 @@ pub use remote::{ProbeError, Remote, probe};
 pub use seed::{Progress, Reseeded, SeedError, Seeding, basebackup, reseed};
 pub use slots::SlotChanges;
 pub use source::{PasswordError, Replication, Serving, Source, read_password};
+pub use timelines::reserve_timelines;
 pub use tls::TlsError;
 
 /// What the names of Baton's slots and of its replicas' connections begin with.

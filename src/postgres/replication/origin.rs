@@ -139,3 +139,19 @@ pub(super) async fn await_checkpoint(
     }
     Ok(())
 }
+
+/// The history of one of its timelines, in hexadecimal; empty for the first, which has none, and if it is not there.
+pub(super) async fn history(
+    remote: &Remote,
+    timeline: u32,
+    deadline: Duration,
+) -> Result<String, SessionError> {
+    const WHAT: &str = "reading the history of the primary's timeline";
+    let sql = format!(
+        "SELECT coalesce(encode(pg_read_binary_file('pg_wal/{timeline:08X}.history', 0, 1048576, true), 'hex'), '')"
+    );
+    let answer = remote.rows(WHAT, &sql, deadline).await?;
+    look::single(&answer)
+        .map(str::to_owned)
+        .ok_or(SessionError::Answer { what: WHAT })
+}

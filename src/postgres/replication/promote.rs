@@ -28,6 +28,9 @@ impl Session {
     /// Promotes a replica, which first replays all that it has. Returns its timeline and a position on it as soon
     /// as it accepts writes; at once if it is a primary already.
     ///
+    /// The timeline's number is one more than the newest that this site knows of: see
+    /// [`reserve_timelines`](super::reserve_timelines).
+    ///
     /// For whom commits wait from the first one on is what [`set_names`](super::set_names) said before.
     /// A checkpoint should follow soon: until then [`rejoin`](super::rejoin) of another site has to wait.
     ///

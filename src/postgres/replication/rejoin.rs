@@ -16,12 +16,14 @@ use fencing::Licence;
 
 use super::configure::{self, ConfigureError};
 use super::diverged::{self, Diverged};
-use super::facts::Position;
+use super::facts::{Position, Probe};
 use super::origin::{self, OriginError};
 use super::place::{self, PlaceError, REWINDING, on_thread};
 use super::program::{Program, ProgramError};
 use super::source::{Serving, Source};
+use crate::hex::hex;
 use crate::postgres::configuration::{self, ConfigurationError};
+use crate::postgres::session::SessionError;
 use crate::postgres::{ControlData, DatabaseState, Instance, ReadError, StartedBy};
 
 /// Room, in bytes, that stays free when what diverged is kept: the rewind needs some itself.
@@ -79,6 +81,9 @@ pub enum RejoinError {
     /// The primary's site cannot be compared with.
     #[error("comparing with the primary")]
     Origin(#[from] OriginError),
+    /// The primary's site did not answer.
+    #[error("comparing with the primary")]
+    Session(#[from] SessionError),
     /// There is too little space to keep what diverged.
     #[error(
         "keeping what only this site has takes {needed} bytes and the volume has {free} free; make room, or make it larger"
@@ -122,8 +127,10 @@ pub async fn rejoin(
     let system = Some(control.system_identifier);
     let (remote, probe) = origin::connect(instance, wanted.source, system, wanted.connect).await?;
     origin::await_checkpoint(&remote, probe.timeline, wanted.connect).await?;
+    let theirs = origin::history(&remote, probe.timeline, wanted.connect).await?;
     drop(remote);
     let control = recover(licence, instance, by, wanted.stall, control).await?;
+    refuse_twin(instance, &control, &probe, &theirs)?;
     configuration::make_runtime_directory(instance)?;
     configure::give_passfile(instance, wanted.source)?;
     let directory = &instance.data_directory;
@@ -155,6 +162,30 @@ fn refuse_unfinished(instance: &Instance) -> Result<(), RejoinError> {
         return Ok(());
     }
     Err(RejoinError::NoDatabase { path: path.clone() })
+}
+
+/// `pg_rewind` takes two databases on timelines of the same number for one history. They are two if they began
+/// apart, or if this one has written where the primary has not been.
+fn refuse_twin(
+    instance: &Instance,
+    control: &ControlData,
+    primary: &Probe,
+    theirs: &str,
+) -> Result<(), RejoinError> {
+    let timeline = control.timeline.max(control.minimum_recovery_timeline);
+    if timeline != primary.timeline {
+        return Ok(());
+    }
+    let name = format!("{timeline:08X}.history");
+    let path = instance.data_directory.join("pg_wal").join(name);
+    // The first timeline has none.
+    let ours = fs::read(path).unwrap_or_default();
+    let end = control.checkpoint.max(control.minimum_recovery);
+    if hex(&ours) == theirs && end <= primary.position {
+        return Ok(());
+    }
+    let why = format!("it has a timeline {timeline} of its own, beside the primary's");
+    Err(RejoinError::BaseBackupNeeded { why })
 }
 
 async fn move_to(instance: &Instance, from: &Path, to: &Path) -> Result<(), RejoinError> {
@@ -210,7 +241,9 @@ async fn recover(
     }
     let mut command = configuration::write(instance, &Serving::Alone)?;
     command.insert(1, "--single".to_owned());
-    command.push("template1".to_owned());
+    // The checkpoint at the end must not remove what `pg_rewind` has to read back to the divergence.
+    let keep = ["-c", "wal_keep_size=1TB", "template1"];
+    command.extend(keep.map(str::to_owned));
     let program = Program {
         instance,
         by,
