@@ -24,12 +24,16 @@ use super::protocol::{Answer, Ask, Greeting, Hello, Said, Welcome, What, receive
 use crate::attachment::{Changes, Done, Happening, Look, Tell, failed, whole};
 use crate::clock;
 use crate::decide::{Outcome, Work};
+use crate::kubernetes::{Call, Need};
 
 /// How long one greeting may take: the agent connects to the volume meanwhile.
 const GREETING: Duration = Duration::from_secs(30);
 
 /// Between two tries to reach the agent.
 const RETRY: Duration = Duration::from_millis(250);
+
+/// How long the API server may take to be told of a refusal, before this process ends.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a question that is not a step may take.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -84,9 +88,10 @@ impl Client {
         socket: &Path,
         hello: Hello,
         tell: Tell,
+        call: &Call,
     ) -> Result<Opened, ClientError> {
         let timings = hello.timings.clone();
-        let (session, welcome) = reach(socket, &hello, None).await?;
+        let (session, welcome) = reach(socket, &hello, None, call).await?;
         let lock = session
             .lock
             .try_clone()
@@ -105,6 +110,7 @@ impl Client {
             asks: queue,
             pending: pending.clone(),
             tell,
+            call: call.clone(),
         };
         tokio::spawn(keep.run(session));
         Ok(Opened {
@@ -293,26 +299,36 @@ struct Session {
     lock: OwnedFd,
 }
 
-/// Asks until there is a session, or a refusal.
+/// Asks until there is a session, or a refusal. Both are told where people look.
 async fn reach(
     socket: &Path,
     hello: &Hello,
     lock: Option<&OwnedFd>,
+    call: &Call,
 ) -> Result<(Session, Welcome), ClientError> {
     let mut said = String::new();
     loop {
         let tried = tokio::time::timeout(GREETING, greet(socket, hello, lock)).await;
-        let source = match tried {
-            Ok(Ok(Ok(opened))) => return Ok(opened),
-            Ok(Ok(Err((why, false)))) => return Err(ClientError::Refused { why }),
-            Ok(Ok(Err((why, true)))) => io::Error::other(why),
-            Ok(Err(error)) => error,
-            Err(_elapsed) => io::ErrorKind::TimedOut.into(),
+        let (why, source) = match tried {
+            Ok(Ok(Ok(opened))) => {
+                call.session(Need::None);
+                return Ok(opened);
+            }
+            Ok(Ok(Err((why, false)))) => {
+                let error = ClientError::Refused { why };
+                call.session(Need::Certain(error.to_string()));
+                call.written(TOLD_WITHIN).await;
+                return Err(error);
+            }
+            Ok(Ok(Err((why, true)))) => (Some(why.clone()), io::Error::other(why)),
+            Ok(Err(error)) => (None, error),
+            Err(_elapsed) => (None, io::ErrorKind::TimedOut.into()),
         };
         let error = whole(ClientError::Away {
             socket: socket.to_owned(),
             source,
         });
+        call.session(Need::Perhaps(why.unwrap_or_else(|| error.clone())));
         if error != said {
             warn!(error, "no session yet");
             said = error;
@@ -346,6 +362,7 @@ struct Keep {
     asks: mpsc::UnboundedReceiver<Ask>,
     pending: Arc<Mutex<Pending>>,
     tell: Tell,
+    call: Call,
 }
 
 impl Keep {
@@ -408,7 +425,7 @@ impl Keep {
 
     /// The session anew. What is asked meanwhile has no answer.
     async fn again(&mut self, lock: &OwnedFd) -> Result<Session, ClientError> {
-        let reached = reach(&self.socket, &self.hello, Some(lock));
+        let reached = reach(&self.socket, &self.hello, Some(lock), &self.call);
         tokio::pin!(reached);
         let (session, welcome) = loop {
             tokio::select! {

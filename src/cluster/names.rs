@@ -2,7 +2,9 @@
 //! each other's objects by them: a change here is a change of the interface. What members write
 //! themselves is in [`crate::kubernetes::names`].
 
-pub use crate::kubernetes::names::{CLUSTER, HISTORY, PORT, RECORD, ROLE, SERVING, SITE, labels};
+pub use crate::kubernetes::names::{
+    CLUSTER, HISTORY, NEEDS_OPERATOR, PORT, RECORD, ROLE, SERVING, SITE, labels,
+};
 
 /// API group of the custom resource, and the prefix of labels and annotations.
 pub const GROUP: &str = "baton.dev";

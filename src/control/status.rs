@@ -361,7 +361,7 @@ fn volume(observation: &Observation, config: &Config, now: Mono) -> ChannelStatu
 }
 
 /// What the step that ended last could not do, for people.
-fn failure(observation: &Observation) -> Option<String> {
+pub(crate) fn failure(observation: &Observation) -> Option<String> {
     match &observation.finished.as_ref()?.outcome {
         Outcome::Failed { cause } => Some(format!("the last step failed: {cause}")),
         Outcome::Overdue => Some("the last step did not end in time".to_owned()),

@@ -17,6 +17,8 @@ pub const STANDBY_READY: &str = "StandbyReady";
 pub const FENCE_PROVEN: &str = "FenceProven";
 /// Other sites follow.
 pub const REPLICATION_HEALTHY: &str = "ReplicationHealthy";
+/// No member needs an operator.
+pub const MEMBERS_ABLE: &str = "MembersAble";
 /// All pods are made from what the specification says now.
 pub const UP_TO_DATE: &str = "UpToDate";
 
@@ -62,6 +64,7 @@ pub fn status(
             "OneSite",
             "the cluster has one site: nothing is replicated",
         ),
+        members_able(site),
         up_to_date(rollout),
     ];
     let conditions = verdicts
@@ -220,6 +223,28 @@ fn fence_proven(site: &SiteView) -> Verdict {
             let text = format!("the owner of epoch {epoch} does not say that it is active");
             verdict(FENCE_PROVEN, "Unknown", "OwnerNotActive", text)
         }
+    }
+}
+
+/// By the members' own word: why one is refused its volume, or refuses it, and what to do.
+fn members_able(site: &SiteView) -> Verdict {
+    let pods = || {
+        let members = site.members.iter();
+        members.filter_map(|member| Some((&member.name, member.pod.as_ref()?)))
+    };
+    let needs = pods().filter_map(|(name, pod)| {
+        let text = pod.needs_operator.as_ref()?;
+        Some(format!("member {name}: {text}"))
+    });
+    let needs: Vec<_> = needs.collect();
+    if !needs.is_empty() {
+        verdict(MEMBERS_ABLE, "False", "OperatorNeeded", needs.join("; "))
+    } else if pods().all(|(_, pod)| pod.role.is_none()) {
+        let text = "no member has said anything yet";
+        verdict(MEMBERS_ABLE, "Unknown", "NothingSaid", text)
+    } else {
+        let text = "no member says that an operator must look";
+        verdict(MEMBERS_ABLE, "True", "NoneNeedsOperator", text)
     }
 }
 

@@ -4,7 +4,7 @@
 use kube::runtime::events::{Event, EventType};
 
 use super::accept::Problem;
-use super::status::{ACCEPTED, FENCE_PROVEN, READY, STANDBY_READY};
+use super::status::{ACCEPTED, FENCE_PROVEN, MEMBERS_ABLE, READY, STANDBY_READY};
 use crate::cluster::{BatonClusterStatus, Phase};
 
 /// The longest note that an Event may have, in bytes (events.k8s.io/v1).
@@ -81,6 +81,7 @@ pub fn between(
     handover(before, after, planned, &mut notes);
     service(before, after, &mut notes);
     standby(before, after, &mut notes);
+    members(before, after, &mut notes);
     notes
 }
 
@@ -173,6 +174,23 @@ fn standby(before: &BatonClusterStatus, after: &BatonClusterStatus, notes: &mut 
             notes.push(Note::warning("StandbyLost", "Wait", text));
         }
         (false | true, true, _) | (false, false, _) => {}
+    }
+}
+
+fn members(before: &BatonClusterStatus, after: &BatonClusterStatus, notes: &mut Vec<Note>) {
+    let need = |of: &BatonClusterStatus| {
+        let found = of.condition(MEMBERS_ABLE)?;
+        (found.status == "False").then(|| found.message.clone())
+    };
+    match (need(before), need(after)) {
+        (was, Some(text)) if was.as_ref() != Some(&text) => {
+            notes.push(Note::warning("OperatorNeeded", "Look", text));
+        }
+        (Some(_), None) => {
+            let text = "no member needs an operator any more".to_owned();
+            notes.push(Note::normal("MembersAble", "Look", text));
+        }
+        (Some(_) | None, Some(_)) | (None, None) => {}
     }
 }
 

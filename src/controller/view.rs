@@ -57,6 +57,8 @@ pub struct PodView {
     pub node: Option<String>,
     /// The role that the member has written on it.
     pub role: Option<String>,
+    /// Why the member says that it cannot get on without an operator.
+    pub needs_operator: Option<String>,
     /// The member says that PostgreSQL accepts writes here.
     pub serving: bool,
     /// Kubernetes says that it is ready: it serves, or could take over.
@@ -89,6 +91,7 @@ impl PodView {
             version: pod.resource_version().unwrap_or_default(),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
             role: label(names::ROLE),
+            needs_operator: pod.annotations().get(names::NEEDS_OPERATOR).cloned(),
             serving: label(names::SERVING).as_deref() == Some("true"),
             ready: ready && !terminating,
             terminating,

@@ -1,8 +1,9 @@
-//! The way to the Kubernetes API, shared by the lease store and the routing.
+//! The way to the Kubernetes API, shared by the lease store, the routing and the call for an operator.
 //!
 //! Every request has a deadline, and what became of it is one of a few [`Failure`]s that callers can
 //! act on. Nothing is tried again here: who asks knows whether that is safe.
 
+mod call;
 pub mod names;
 mod request;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 use kube::{Client, Config};
 use tokio::sync::OnceCell;
 
+pub use call::{Call, Need};
 pub use request::{Failure, within};
 
 /// How long a connection to the API server may take. Shorter than any request's deadline would

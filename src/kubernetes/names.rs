@@ -15,6 +15,8 @@ pub const SERVING: &str = "baton.dev/serving";
 pub const PLAIN_ROLE: &str = "role";
 /// The value of [`PLAIN_ROLE`].
 pub const PRIMARY: &str = "primary";
+/// On a pod: why the member cannot get on without an operator, absent where it can.
+pub const NEEDS_OPERATOR: &str = "baton.dev/needs-operator";
 /// On the EndpointSlice: the epoch of the owner that wrote it.
 pub const EPOCH: &str = "baton.dev/epoch";
 /// On the Lease: the record, as JSON.

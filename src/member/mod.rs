@@ -30,12 +30,13 @@ use crate::api::Api;
 use crate::attachment::Happening;
 use crate::clock;
 use crate::config::Config;
-use crate::control::status::Facts;
+use crate::control::status::{Facts, failure};
 use crate::control::{Requests, Server, Status, Tally};
 use crate::decide::{
     self, Action, Decision, Device, Memory, Observation, Postgres, Reason, Role, decide,
 };
 use crate::journal::Journal;
+use crate::kubernetes::{Call, Need};
 use crate::peer::{PeerChannel, PeerEvent};
 use crate::routing::Wanted;
 use event::{Changes, Event};
@@ -60,6 +61,9 @@ struct Member {
     tally: Tally,
     journal: Journal,
     reason: Option<Reason>,
+    call: Call,
+    /// The newest reason for which an operator must look, with what was found then.
+    trouble: Option<(Reason, String)>,
     /// The newest start of PostgreSQL that has ended.
     gone_run: u64,
     /// The newest device that is gone.
@@ -105,6 +109,7 @@ impl Member {
             .record(&self.memory, &observation, now, &decision);
         self.tell(&decision.memory, &decision.reason);
         self.count(&observation, &decision, now);
+        self.call_operator(&observation, &decision.reason);
         self.memory = decision.memory;
         // Whoever is standby has proven that nothing of the volume is in use here (SAFETY.md I6).
         if matches!(self.memory.role, Role::Standby) {
@@ -139,6 +144,25 @@ impl Member {
         self.tally
             .follow(finished, &decision.actions, now, clock::wall());
         self.tally.turn(from, to);
+    }
+
+    /// Says on the pod why an operator must look. What was found is told by the step that found it: the
+    /// decisions after it are the same in what they need.
+    fn call_operator(&mut self, observation: &Observation, reason: &Reason) {
+        if !reason.needs_operator() {
+            self.call.member(Need::None);
+            return;
+        }
+        let same = self.trouble.as_ref().filter(|(known, _)| known == reason);
+        let text = match same {
+            Some((_, text)) => text.clone(),
+            None => match failure(observation) {
+                Some(what) => format!("{reason} ({what})"),
+                None => reason.to_string(),
+            },
+        };
+        self.trouble = Some((reason.clone(), text.clone()));
+        self.call.member(Need::Certain(text));
     }
 
     /// Logs why, when it is another reason than before; its details are in the journal.

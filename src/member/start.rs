@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tracing::info;
 
 use super::Member;
 use super::event::Event;
@@ -28,7 +29,7 @@ use crate::config::{Attached, Config, Postgres};
 use crate::control::{Requests, Server, Tally};
 use crate::decide::{Incarnation, Memory};
 use crate::journal::Journal;
-use crate::kubernetes::{Access, PodFactsError};
+use crate::kubernetes::{Access, Call, PodFactsError};
 use crate::lease::LeaseStore;
 use crate::node_lock::NodeLock;
 use crate::peer::PeerChannel;
@@ -109,8 +110,18 @@ pub async fn run(
     warm::load_ext4().await;
     refuse_taken_port(&config)?;
     let (events, queue) = mpsc::unbounded_channel();
-    let (link, lock) = attach(&config, node_lock, instance.programs.major, &events).await?;
     let access = Access::infer();
+    let call = Call::start(&config, &access)?;
+    let major = instance.programs.major;
+    listen_for_signals(&events).map_err(system("listen for signals"))?;
+    let (link, lock) = tokio::select! {
+        attached = attach(&config, node_lock, major, &events, &call) => attached?,
+        stop = told_to_stop() => {
+            stop.map_err(system("listen for signals"))?;
+            info!("told to stop before it had its volume: there is nothing to hand over");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     let lease = LeaseStore::open_by(&config, incarnation, access.clone())
         .map_err(system("open the lease store"))?;
     let router = Router::start(&config, &access)?;
@@ -121,7 +132,6 @@ pub async fn run(
         .map(|settings| Api::start(settings, control.desk()))
         .transpose()?;
     let journal = Journal::open(&config, incarnation)?;
-    listen_for_signals(&events).map_err(system("listen for signals"))?;
     let sites = Sites::open(&config, &instance, incarnation, &access);
     let sites = sites
         .map_err(system("open the cluster's record"))?
@@ -157,6 +167,8 @@ pub async fn run(
         tally: Tally::default(),
         journal,
         reason: None,
+        call,
+        trouble: None,
         gone_run: 0,
         gone_device: 0,
         config,
@@ -170,6 +182,7 @@ async fn attach(
     node_lock: Option<&NodeLock>,
     major: u32,
     events: &mpsc::UnboundedSender<Event>,
+    call: &Call,
 ) -> Result<(Link, OwnedFd), StartError> {
     match &config.attached {
         Attached::Volume(volume) => {
@@ -192,7 +205,7 @@ async fn attach(
                 timings: config.timings.clone(),
                 resume: false,
             };
-            let opened = agent::Client::open(&agent.socket, hello, tell(events)).await?;
+            let opened = agent::Client::open(&agent.socket, hello, tell(events), call).await?;
             let Opened { client, lock } = opened;
             Ok((Link::Agent(Arc::new(client)), lock))
         }
@@ -258,6 +271,16 @@ fn tell(events: &mpsc::UnboundedSender<Event>) -> Tell {
         // The loop may have ended: then nobody decides any more.
         let _closed = events.send(Event::Volume(happening));
     })
+}
+
+/// SIGTERM or SIGINT. The first process of a container is not ended by them unless it listens.
+async fn told_to_stop() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }
 }
 
 /// SIGTERM and SIGINT mean: hand over and go.

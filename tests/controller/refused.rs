@@ -153,3 +153,38 @@ async fn somebody_else_s_object_is_left_alone() {
     assert_eq!(service.spec.unwrap().ports.unwrap()[0].port, 80);
     world.end().await;
 }
+
+/// What a member is refused, or refuses, stands at the cluster too, for as long as it lasts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_s_call_for_an_operator_is_told_and_taken_back() {
+    let world = World::new().await;
+    let _controller = world.controller("one");
+    world.make(&world.cluster("main", |_| ())).await;
+    world.healthy("main").await;
+    world
+        .until_condition("main", "MembersAble", "True", "NoneNeedsOperator")
+        .await;
+    let text = "the volume holds something that is not ours: attach the right one";
+    world.call("main-b", Some(text)).await;
+    world
+        .until_condition("main", "MembersAble", "False", "OperatorNeeded")
+        .await;
+    let cluster = world.api::<BatonCluster>().get("main").await.unwrap();
+    let status = cluster.status.unwrap();
+    let told = status.condition("MembersAble").unwrap();
+    assert_eq!(told.message, format!("member b: {text}"));
+    // The others go on: what the members serve does not hang on it.
+    assert_eq!(status.condition("Ready").unwrap().status, "True");
+    assert_eq!(status.condition("Accepted").unwrap().status, "True");
+    world.call("main-b", None).await;
+    world
+        .until_condition("main", "MembersAble", "True", "NoneNeedsOperator")
+        .await;
+    let events = world.events("main").await;
+    let about: Vec<_> = events
+        .iter()
+        .filter(|reason| ["OperatorNeeded!", "MembersAble"].contains(&reason.as_str()))
+        .collect();
+    assert_eq!(about, ["OperatorNeeded!", "MembersAble"], "{events:?}");
+    world.end().await;
+}

@@ -244,6 +244,14 @@ impl World {
         pods.patch_status(pod, &how, &patch).await.unwrap();
     }
 
+    /// What a member writes on its pod when it cannot get on, and when it can again.
+    pub async fn call(&self, pod: &str, text: Option<&str>) {
+        let patch =
+            Patch::Merge(json!({"metadata": {"annotations": {names::NEEDS_OPERATOR: text}}}));
+        let how = PatchParams::default();
+        self.api::<Pod>().patch(pod, &how, &patch).await.unwrap();
+    }
+
     /// What the owner writes into the site's Lease.
     pub async fn own(&self, cluster: &str, number: u8, epoch: u32, planned: bool) {
         let record = json!({

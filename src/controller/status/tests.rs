@@ -154,3 +154,26 @@ fn a_condition_keeps_its_time_until_its_status_changes() {
     );
     assert_eq!(second.condition(READY).unwrap().last_transition_time, at(1));
 }
+
+#[test]
+fn who_needs_an_operator_is_told_with_the_reason() {
+    let mut site = owned_by(None, vec![member(1, "a", "standby", false)]);
+    let able = |site: &SiteView| of(site).condition(MEMBERS_ABLE).unwrap().clone();
+    assert_eq!(able(&site).status, "True");
+    let pod = site.members[0].pod.as_mut().unwrap();
+    pod.needs_operator = Some("the volume holds something that is not ours".to_owned());
+    let told = able(&site);
+    assert_eq!(
+        (told.status.as_str(), told.reason.as_str()),
+        ("False", "OperatorNeeded")
+    );
+    assert_eq!(
+        told.message,
+        "member a: the volume holds something that is not ours"
+    );
+    // A member that was refused its volume has no role yet.
+    site.members[0].pod.as_mut().unwrap().role = None;
+    assert_eq!(able(&site).status, "False");
+    site.members[0].pod = None;
+    assert_eq!(able(&site).status, "Unknown");
+}

@@ -106,3 +106,20 @@ fn a_long_note_is_cut_to_what_the_api_takes() {
         text.len()
     );
 }
+
+#[test]
+fn a_member_that_needs_an_operator_is_told_once_for_each_reason() {
+    let told = |holds: bool, text: &str| {
+        let mut status = status("a", 4, Phase::Healthy, true, true);
+        let mut able = condition(MEMBERS_ABLE, holds);
+        able.message = text.to_owned();
+        status.conditions.push(able);
+        status
+    };
+    let (well, one) = (told(true, ""), told(false, "member b: this"));
+    let other = told(false, "member b: that");
+    assert_eq!(reasons(&well, &one), ["OperatorNeeded"]);
+    assert!(reasons(&one, &one).is_empty());
+    assert_eq!(reasons(&one, &other), ["OperatorNeeded"]);
+    assert_eq!(reasons(&other, &well), ["MembersAble"]);
+}
