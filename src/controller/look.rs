@@ -77,12 +77,17 @@ async fn secrets(
     Ok(found)
 }
 
-/// Clusters with the same claim that were there before; of two made at once, the one with the smaller
-/// UID.
+/// Clusters with the same claim that go before: those for which something was made already, then the older;
+/// of two made within one second, the one with the smaller UID.
 fn rivals(cluster: &BatonCluster, all: &[Arc<BatonCluster>]) -> Vec<String> {
     let age = |cluster: &BatonCluster| {
         let made = cluster.creation_timestamp().map(|time| time.0);
-        (made, cluster.uid())
+        // What protects it is written before anything is made. False sorts first.
+        let unmade = !cluster
+            .finalizers()
+            .iter()
+            .any(|name| name == names::FINALIZER);
+        (unmade, made, cluster.uid())
     };
     all.iter()
         .filter(|other| other.namespace() == cluster.namespace())
