@@ -37,11 +37,11 @@ impl Complaints {
         }
     }
 
-    /// Says it once; the same again only after something else.
-    pub async fn say(&self, uid: Uuid, pod: &Pod, why: &str) {
+    /// Says it once; the same again only after something else. Whether it was new.
+    pub async fn say(&self, uid: Uuid, pod: &Pod, why: &str) -> bool {
         let before = self.said().insert(uid, why.to_owned());
         if before.as_deref() == Some(why) {
-            return;
+            return false;
         }
         let event = Event {
             type_: EventType::Warning,
@@ -58,6 +58,7 @@ impl Complaints {
             Ok(Err(error)) => tracing::warn!(error = %whole(error), "the Event was not taken"),
             Err(_elapsed) => tracing::warn!("the Event was not taken in time"),
         }
+        true
     }
 
     /// The pod has a session.

@@ -12,6 +12,7 @@
 //! A pod names nothing that the agent then trusts: who it is comes from the kernel (the peer of the
 //! socket, its control group), what it may have from the API server.
 
+mod attached;
 mod cleanup;
 mod client;
 mod complain;
@@ -19,6 +20,7 @@ mod descriptor;
 mod identity;
 mod protocol;
 mod records;
+mod refusal;
 mod resolve;
 mod serve;
 mod session;

@@ -3,9 +3,7 @@
 //! The pod is known by the UID in its control group. Everything else follows from the pod's object: its
 //! cluster and member by labels that must agree with the `BatonCluster`, its volume by the claim.
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +15,14 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use nvme::HostIdentity;
 use nvme::kernel::Identifier;
-use nvme::kernel::sysfs::{self, Disk, Subsystem};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use super::attached;
 use super::complain::Complaints;
 use super::protocol::Hello;
+use super::refusal::{Refusal, later, parsed, refuse};
 use crate::attachment::whole;
 use crate::cluster::names;
 use crate::cluster::{BatonCluster, VolumeSpec, VolumeTransport};
@@ -54,35 +53,14 @@ pub struct Node {
     pub sysfs: PathBuf,
 }
 
-/// Why a pod gets nothing.
-#[derive(Debug, thiserror::Error)]
-#[error("{why}")]
-pub(super) struct Refusal {
-    pub why: String,
-    /// Another answer may come later.
-    pub again: bool,
-}
-
-pub(super) fn refuse(why: impl Into<String>) -> Refusal {
-    Refusal {
-        why: why.into(),
-        again: false,
-    }
-}
-
-pub(super) fn later(why: impl Into<String>) -> Refusal {
-    Refusal {
-        why: why.into(),
-        again: true,
-    }
-}
-
 /// What a pod may have.
 #[derive(Debug)]
 pub(super) struct Resolved {
     /// `<namespace>/<pod>`.
     pub key: String,
     pub volume: Volume,
+    /// Keeps the kernel's own device of the volume from being mounted, where there is one.
+    pub guard: Option<File>,
     /// The same for all members that could reach this volume from this node.
     pub runtime_dir: PathBuf,
 }
@@ -126,11 +104,15 @@ impl Platform {
     }
 
     /// The pod has a session, or why it has none. A pod that the API server has not named cannot be told.
-    pub(super) async fn tell(&self, uid: Uuid, refused: Option<&str>) {
+    /// Whether it was told something new.
+    pub(super) async fn tell(&self, uid: Uuid, refused: Option<&str>) -> bool {
         match (refused, self.pod(uid)) {
             (Some(why), Some(pod)) => self.complaints.say(uid, &pod, why).await,
-            (Some(_), None) => {}
-            (None, _) => self.complaints.forget(uid),
+            (Some(_), None) => true,
+            (None, _) => {
+                self.complaints.forget(uid);
+                true
+            }
         }
     }
 
@@ -159,10 +141,7 @@ impl Platform {
         self.admit_claim(&cluster, &pod).await?;
         let mount_point = self.node.members.join(&namespace).join(&name).join("data");
         let spec = &cluster.spec.volume;
-        let found = match spec.transport {
-            VolumeTransport::Tcp => self.named(spec)?,
-            VolumeTransport::Kernel => self.attached(spec, &pod)?,
-        };
+        let (found, guard) = self.volume(spec, &uid.to_string())?;
         let runtime_dir = self.runtime_dir(&found);
         Ok(Resolved {
             key: format!("{namespace}/{name}"),
@@ -171,6 +150,7 @@ impl Platform {
                 directory: runtime_dir.join("bridge"),
                 ..found
             },
+            guard,
             runtime_dir,
         })
     }
@@ -228,12 +208,49 @@ impl Platform {
         Ok(())
     }
 
-    /// The volume as the cluster names it, for Baton's own initiator.
-    fn named(&self, spec: &VolumeSpec) -> Result<Volume, Refusal> {
-        let missing = || refuse("volume.transport tcp needs volume.address and volume.subsystem");
-        let address = spec.address.as_deref().ok_or_else(missing)?;
-        let subsystem = spec.subsystem.as_deref().ok_or_else(missing)?;
-        Ok(Volume {
+    /// The volume of the pod with this UID, and what guards it.
+    fn volume(&self, spec: &VolumeSpec, uid: &str) -> Result<(Volume, Option<File>), Refusal> {
+        let node = &self.node;
+        match (spec.transport, self.named(spec)?) {
+            (VolumeTransport::Kernel, _) => {
+                attached::require_nvme(node)?;
+                // Whoever mounts it claims it.
+                Ok((attached::find(node, uid)?.for_kernel(spec)?, None))
+            }
+            (VolumeTransport::Tcp, Some(named)) => {
+                let attached = attached::look(node, uid)?;
+                let guard = attached.map(|attached| {
+                    attached.require_same(&named)?;
+                    attached.guard()
+                });
+                Ok((named, guard.transpose()?))
+            }
+            (VolumeTransport::Tcp, None) => {
+                let attached = attached::find(node, uid)?;
+                Ok((attached.for_tcp(spec)?, Some(attached.guard()?)))
+            }
+        }
+    }
+
+    /// The guard of a session that an earlier agent has opened.
+    pub(super) fn guard_again(&self, uid: Uuid, volume: &Volume) -> Result<Option<File>, Refusal> {
+        if volume.transport == Transport::Kernel {
+            return Ok(None);
+        }
+        let attached = attached::look(&self.node, &uid.to_string())?;
+        attached.map(|attached| attached.guard()).transpose()
+    }
+
+    /// The volume as the cluster names it, for Baton's own initiator and in this node's name.
+    fn named(&self, spec: &VolumeSpec) -> Result<Option<Volume>, Refusal> {
+        let (address, subsystem) = match (&spec.address, &spec.subsystem) {
+            (Some(address), Some(subsystem)) => (address, subsystem),
+            (None, None) => return Ok(None),
+            (Some(_), None) | (None, Some(_)) => {
+                return Err(refuse("volume.address and volume.subsystem go together"));
+            }
+        };
+        Ok(Some(Volume {
             transport: Transport::Tcp,
             address: parsed("volume.address", address)?,
             subsystem: parsed("volume.subsystem", subsystem)?,
@@ -244,65 +261,7 @@ impl Platform {
             mount_point: PathBuf::new(),
             directory: PathBuf::new(),
             require_persistence: spec.require_persistence,
-        })
-    }
-
-    /// The NVMe device that the storage driver has attached for the pod's claim.
-    fn attached(&self, spec: &VolumeSpec, pod: &Pod) -> Result<Volume, Refusal> {
-        let uid = pod.uid().unwrap_or_default();
-        let device = published(&self.node.kubelet, &uid)
-            .map_err(|error| later(format!("find the block device of pod {uid}: {error}")))?;
-        let subsystems =
-            sysfs::subsystems(&self.node.sysfs).map_err(|error| later(whole(error)))?;
-        let name = device_name(&self.node.sysfs, device)
-            .map_err(|error| later(format!("name device {}:{}: {error}", device.0, device.1)))?;
-        let (subsystem, disk) = named_disk(&subsystems, &name).ok_or_else(|| {
-            refuse(format!(
-                "the claim's device {name} is no NVMe device of this kernel: use an NVMe/TCP volume and load nvme-tcp, or set volume.transport to tcp"
-            ))
-        })?;
-        if let Some(other) = subsystem.disks.iter().find(|other| other.name != disk.name) {
-            return Err(refuse(format!(
-                "subsystem {} has other namespaces on this node ({}): its controllers cannot be made anew for {name} alone; use volume.transport tcp",
-                subsystem.nqn, other.name
-            )));
-        }
-        self.kernel_volume(spec, subsystem, disk)
-    }
-
-    fn kernel_volume(
-        &self,
-        spec: &VolumeSpec,
-        subsystem: &Subsystem,
-        disk: &Disk,
-    ) -> Result<Volume, Refusal> {
-        let name = &disk.name;
-        let controller = subsystem
-            .controllers
-            .iter()
-            .find(|controller| controller.transport == "tcp" && controller.host_id.is_some())
-            .ok_or_else(|| {
-                refuse(format!(
-                    "{name} has no NVMe/TCP controller that names its host"
-                ))
-            })?;
-        let remote = controller
-            .remote()
-            .ok_or_else(|| refuse(format!("{name}: its controller's address is not known")))?;
-        let known = disk.uuid.or(disk.nguid).map(Identifier::Long);
-        let host_nqn = controller.host_nqn.as_deref().unwrap_or_default();
-        Ok(Volume {
-            transport: Transport::Kernel,
-            address: parsed("the controller's address", &remote.to_string())?,
-            subsystem: parsed("the subsystem's name", &subsystem.nqn)?,
-            namespace_id: disk.nsid.unwrap_or(1),
-            identifier: identifier(spec)?.or(known),
-            host_nqn: parsed("the host's name", host_nqn)?,
-            host_id: nvme::HostId(controller.host_id.unwrap_or_default()),
-            mount_point: PathBuf::new(),
-            directory: PathBuf::new(),
-            require_persistence: spec.require_persistence,
-        })
+        }))
     }
 
     fn runtime_dir(&self, volume: &Volume) -> PathBuf {
@@ -344,57 +303,10 @@ fn compare(cluster: &BatonCluster, pod: &Pod, hello: &Hello) -> Result<(), Refus
     Ok(())
 }
 
-fn identifier(spec: &VolumeSpec) -> Result<Option<Identifier>, Refusal> {
+/// The volume's identifier, where the cluster names one.
+pub(super) fn identifier(spec: &VolumeSpec) -> Result<Option<Identifier>, Refusal> {
     let identifier = spec.identifier.as_deref();
     identifier
         .map(|text| parsed("volume.identifier", text))
         .transpose()
-}
-
-fn parsed<T: std::str::FromStr<Err: std::error::Error>>(
-    what: &str,
-    text: &str,
-) -> Result<T, Refusal> {
-    text.parse()
-        .map_err(|error| refuse(format!("{what}: {}", whole(error))))
-}
-
-/// Major and minor number of the block device that the kubelet has for this pod: there is one entry for
-/// each `volumeDevices` (`pods/<uid>/volumeDevices/<plugin>/<volume>`, kubernetes/pkg/volume).
-fn published(kubelet: &Path, uid: &str) -> io::Result<(u64, u64)> {
-    let mut found = Vec::new();
-    for plugin in fs::read_dir(kubelet.join("pods").join(uid).join("volumeDevices"))? {
-        for entry in fs::read_dir(plugin?.path())? {
-            let metadata = fs::metadata(entry?.path())?;
-            if metadata.file_type().is_block_device() {
-                let number = metadata.rdev();
-                found.push((nix::sys::stat::major(number), nix::sys::stat::minor(number)));
-            }
-        }
-    }
-    match found.as_slice() {
-        [one] => Ok(*one),
-        [] => Err(io::Error::new(
-            io::ErrorKind::NotFound,
-            "the kubelet has none yet",
-        )),
-        _ => Err(io::Error::other(
-            "it has several: one member has one volume",
-        )),
-    }
-}
-
-/// The kernel's name for a device, from `/sys/dev/block/<major>:<minor>`.
-fn device_name(sysfs: &Path, (major, minor): (u64, u64)) -> io::Result<String> {
-    let link = fs::read_link(sysfs.join(format!("dev/block/{major}:{minor}")))?;
-    let name = link.file_name().and_then(|name| name.to_str());
-    name.map(str::to_owned)
-        .ok_or_else(|| io::ErrorKind::InvalidData.into())
-}
-
-fn named_disk<'a>(subsystems: &'a [Subsystem], name: &str) -> Option<(&'a Subsystem, &'a Disk)> {
-    subsystems.iter().find_map(|subsystem| {
-        let disk = subsystem.disks.iter().find(|disk| disk.name == name)?;
-        Some((subsystem, disk))
-    })
 }

@@ -1,7 +1,7 @@
 //! The agent's socket: who comes in, and what becomes of a session when it ends.
 
 use std::collections::HashSet;
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -17,7 +17,8 @@ use super::cleanup::clean_up;
 use super::identity::{self, Peer};
 use super::protocol::{Greeting, Hello, PROTOCOL, Said, Welcome, receive, send};
 use super::records::{Records, Saved};
-use super::resolve::{Node, Platform, Refusal, later, refuse};
+use super::refusal::{Refusal, later, refuse};
+use super::resolve::{Node, Platform};
 use super::session::{self, Ended, Session};
 use super::{descriptor, tree};
 use crate::attachment::{Attachment, Found, Outlive, Record, Tell, whole};
@@ -121,8 +122,14 @@ impl Agent {
     async fn attend(self: Arc<Self>, mut stream: UnixStream) {
         let opened = match self.admit(&mut stream).await {
             Ok(opened) => opened,
-            Err(Refusal { why, again }) => {
-                warn!(why, again, "no session");
+            Err(Refusal {
+                why,
+                again,
+                repeated,
+            }) => {
+                if !repeated {
+                    warn!(why, again, "no session");
+                }
                 let refused = async {
                     descriptor::send(&stream, None).await?;
                     send(&mut stream, &Greeting::Refused { why, again }).await
@@ -164,8 +171,11 @@ impl Agent {
             None => self.open(peer, hello).await,
         };
         let why = admitted.as_ref().err().map(|refusal| refusal.why.as_str());
-        self.platform.tell(pod, why).await;
-        admitted
+        let new = self.platform.tell(pod, why).await;
+        admitted.map_err(|refusal| Refusal {
+            repeated: !new,
+            ..refusal
+        })
     }
 
     /// A new session.
@@ -197,6 +207,7 @@ impl Agent {
             attachment: Arc::new(attachment),
             saved,
             lock,
+            guard: resolved.guard,
             found: Found::default(),
             out,
             said,
@@ -223,6 +234,13 @@ impl Agent {
                 refuse("this is not the process that had the session")
             });
         };
+        let guard = match self.platform.guard_again(saved.pod, &saved.volume) {
+            Ok(guard) => guard,
+            Err(refusal) => {
+                self.waiting().push(saved);
+                return Err(refusal);
+            }
+        };
         let (out, said) = mpsc::unbounded_channel();
         let settings = saved.settings(&self.outlive);
         let resumed = Attachment::resume(settings, saved.record.clone(), tell(&out)).await;
@@ -232,6 +250,7 @@ impl Agent {
                 attachment: Arc::new(attachment),
                 saved,
                 lock,
+                guard,
                 found,
                 out,
                 said,
@@ -250,6 +269,7 @@ impl Agent {
             attachment,
             saved,
             lock,
+            guard,
             found,
             out,
             said,
@@ -286,7 +306,7 @@ impl Agent {
         }
         writer.abort();
         self.records.forget(&key);
-        drop((lock, claim));
+        drop((guard, lock, claim));
         self.changed.notify_waiters();
     }
 
@@ -371,6 +391,8 @@ struct Opened<'a> {
     attachment: Arc<Attachment>,
     saved: Saved,
     lock: OwnedFd,
+    /// See [`Resolved`](super::resolve::Resolved).
+    guard: Option<File>,
     found: Found,
     out: mpsc::UnboundedSender<Said>,
     said: mpsc::UnboundedReceiver<Said>,

@@ -216,8 +216,6 @@ impl Default for PostgresSpec {
 #[x_kube(
     validation = Rule::new("has(self.claimName) != has(self.template)")
         .message("set either claimName or template"),
-    validation = Rule::new("self.transport != 'tcp' || (has(self.address) && has(self.subsystem))")
-        .message("transport tcp needs address and subsystem"),
     validation = Rule::new("has(self.address) == has(self.subsystem)")
         .message("address and subsystem go together"),
 )]
@@ -231,18 +229,20 @@ pub struct VolumeSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<VolumeTemplate>,
     /// By which initiator nodes reach the volume. `kernel`: the NVMe device that the storage driver has
-    /// attached. `tcp`: Baton's own initiator, for nodes without the module `nvme-tcp`. Default `kernel`.
+    /// attached; its subsystem must have no other volume on the node. `tcp`: Baton's own initiator, where it
+    /// has, or without the module `nvme-tcp`. Default `kernel`.
     #[serde(default)]
     pub transport: VolumeTransport,
-    /// The target, `host:port`, for transport `tcp`. Default: none.
+    /// The target, `host:port`, for transport `tcp`. Default: where the storage driver's device is connected to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 3, max = 261))]
     pub address: Option<String>,
-    /// The subsystem's NQN, for transport `tcp`. Default: none.
+    /// The subsystem's NQN, for transport `tcp`. Default: that of the storage driver's device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 223), regex(pattern = "^nqn\\."))]
     pub subsystem: Option<String>,
-    /// The namespace within the subsystem, for transport `tcp`. Default 1.
+    /// The namespace within the subsystem, for transport `tcp`. Default: that of the storage driver's device, or
+    /// 1 beside an address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i64>", range(min = 1, max = 4_294_967_294_u32))]
     pub namespace_id: Option<u32>,

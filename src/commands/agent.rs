@@ -46,6 +46,9 @@ pub struct Args {
     /// File with this node's host identifier
     #[arg(long, value_name = "FILE", default_value = "/etc/nvme/hostid")]
     pub host_id: PathBuf,
+    /// Where the kernel shows its devices
+    #[arg(long, value_name = "DIR", default_value = "/sys")]
+    pub sysfs: PathBuf,
     /// Seconds that the members of an earlier agent have to come back
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub resume_within: u64,
@@ -86,7 +89,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         kubelet: args.kubelet,
         bridges: args.control_groups.join(args.bridges),
         control_groups: args.control_groups,
-        sysfs: PathBuf::from("/sys"),
+        sysfs: args.sysfs,
     };
     let client = kube::Client::try_default()
         .await

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
-use crate::cluster::{BatonCluster, VolumeTransport, names};
+use crate::cluster::{BatonCluster, names};
 
 /// The longest name of a cluster: with a member's name it must fit a host name.
 const NAME_MAX: usize = 40;
@@ -90,8 +90,10 @@ pub enum Problem {
     /// No volume, or two.
     #[error("set either spec.volume.claimName or spec.volume.template")]
     VolumeSource,
-    /// Nothing to connect to.
-    #[error("spec.volume.transport tcp needs spec.volume.address and spec.volume.subsystem")]
+    /// Half of where to connect to.
+    #[error(
+        "spec.volume.address and spec.volume.subsystem go together: name both, or neither where the storage driver attaches the volume"
+    )]
     TargetIncomplete,
     /// There is no such claim.
     #[error(
@@ -279,8 +281,7 @@ fn volume(cluster: &BatonCluster, found: &mut Vec<Problem>) {
     if volume.claim_name.is_some() == volume.template.is_some() {
         found.push(Problem::VolumeSource);
     }
-    let target = volume.address.is_some() && volume.subsystem.is_some();
-    if volume.transport == VolumeTransport::Tcp && !target {
+    if volume.address.is_some() != volume.subsystem.is_some() {
         found.push(Problem::TargetIncomplete);
     }
 }

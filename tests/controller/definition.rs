@@ -12,7 +12,7 @@ type Change = fn(&mut Value);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_definition_refuses_what_contradicts_itself() {
     let world = World::new().await;
-    let cases: [(&str, Change); 9] = [
+    let cases: [(&str, Change); 8] = [
         ("at least 2", |spec| {
             spec["members"] = json!([{"name": "a"}])
         }),
@@ -27,9 +27,6 @@ async fn the_definition_refuses_what_contradicts_itself() {
         }),
         ("either claimName or template", |spec| {
             spec["volume"] = json!({})
-        }),
-        ("transport tcp needs", |spec| {
-            spec["volume"] = json!({"claimName": "disk", "transport": "tcp"});
         }),
         ("address and subsystem go together", |spec| {
             spec["volume"] = json!({"claimName": "disk", "address": "10.0.0.1:4420"});

@@ -207,6 +207,7 @@ impl Kubelet {
             let to = mount.mount_path.clone();
             mounts.push(self.mount(pod, volume, to, propagated, &directory).await?);
         }
+        self.publish_device(pod)?;
         let environment = self.environment(pod, container, network)?;
         let command = container
             .command
@@ -229,6 +230,26 @@ impl Kubelet {
             log: self.logs.join(format!("{name}.log")),
             directory,
         })
+    }
+
+    /// The pod's block device, where the node has one for its claim.
+    fn publish_device(&self, pod: &Pod) -> Result<()> {
+        let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
+        for volume in volumes.into_iter().flatten() {
+            let Some(claim) = &volume.persistent_volume_claim else {
+                continue;
+            };
+            let device = self.places.devices().join(&claim.claim_name);
+            let uid = pod.uid().unwrap_or_default();
+            let plugin = format!("/var/lib/kubelet/pods/{uid}/volumeDevices/kubernetes.io~csi");
+            let plugin = self.places.host_path(&plugin);
+            let to = plugin.join(format!("pv-{}", claim.claim_name));
+            if device.exists() && !to.exists() {
+                std::fs::create_dir_all(&plugin)?;
+                std::os::unix::fs::symlink(device, to)?;
+            }
+        }
+        Ok(())
     }
 
     /// The variables of the container, those of the downward API among them.

@@ -1,11 +1,13 @@
 //! A node: its directories, its agent, its kubelet.
 
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{major, minor};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
@@ -36,6 +38,7 @@ pub struct Node {
     logs: PathBuf,
     /// Directories of the other nodes.
     others: Vec<PathBuf>,
+    attached_host: uuid::Uuid,
 }
 
 impl Node {
@@ -56,6 +59,7 @@ impl Node {
         std::fs::write(places.root.join("hostid"), identity.to_string())?;
         let nqn = format!("nqn.2014-08.org.nvmexpress:uuid:{identity}");
         std::fs::write(places.root.join("hostnqn"), nqn)?;
+        symlink("/sys", places.sysfs()).context("link the node's sysfs")?;
         let others = places::NODES.iter().filter(|other| **other != name);
         Ok(Self {
             name: name.to_owned(),
@@ -65,6 +69,7 @@ impl Node {
                 .map(|other| scratch.join(other).join("run"))
                 .collect(),
             places,
+            attached_host: uuid::Uuid::new_v4(),
             agent: None,
             kubelet: None,
         })
@@ -122,6 +127,8 @@ impl Node {
             .arg(run.join("state"))
             .arg("--kubelet")
             .arg(self.places.root.join("host/var/lib/kubelet"))
+            .arg("--sysfs")
+            .arg(self.places.sysfs())
             .arg("--control-groups")
             .arg(root)
             .arg("--bridges")
@@ -173,6 +180,74 @@ impl Node {
             std::fs::create_dir_all(&directory)?;
         }
         self.start(api).await
+    }
+
+    /// Attaches a volume for a claim, as a storage driver and the kernel's initiator show it: `device` is a
+    /// namespace of the storage, beside another of the same subsystem.
+    pub fn attach(&self, claim: &str, device: &Path, namespace: u32) -> Result<()> {
+        let devices = self.places.devices();
+        std::fs::create_dir_all(&devices)?;
+        symlink(device, devices.join(claim))?;
+        let number = std::fs::metadata(device)?.rdev();
+        let number = format!("{}:{}", major(number), minor(number));
+        let tree = self.places.root.join("tree");
+        let write = |path: &str, text: &str| {
+            let path = tree.join(path);
+            std::fs::create_dir_all(path.parent().context("no parent")?)?;
+            std::fs::write(path, format!("{text}\n")).context("write a file of sysfs")
+        };
+        let subsystem = "class/nvme-subsystem/nvme-subsys0";
+        write(
+            &format!("{subsystem}/subsysnqn"),
+            nvme::target::DEFAULT_SUBSYSTEM,
+        )?;
+        for nsid in [1, namespace] {
+            write(&format!("{subsystem}/nvme0n{nsid}/nsid"), &nsid.to_string())?;
+            write(
+                &format!("class/nvme/nvme0/nvme0c0n{nsid}/ana_state"),
+                "optimized",
+            )?;
+        }
+        let (storage, host) = (places::storage(), self.attached_host());
+        for (name, value) in [
+            ("state", "live".to_owned()),
+            ("transport", "tcp".to_owned()),
+            (
+                "address",
+                format!("traddr={},trsvcid={}", storage.ip(), storage.port()),
+            ),
+            ("hostnqn", format!("nqn.2014-08.org.nvmexpress:uuid:{host}")),
+            ("hostid", host.to_string()),
+        ] {
+            write(&format!("class/nvme/nvme0/{name}"), &value)?;
+        }
+        symlink(
+            tree.join("class/nvme/nvme0"),
+            tree.join(subsystem).join("nvme0"),
+        )?;
+        std::fs::create_dir_all(tree.join("dev/block"))?;
+        let disk = format!("../../devices/nvme0n{namespace}");
+        symlink(disk, tree.join("dev/block").join(number))?;
+        self.show(&tree)
+    }
+
+    /// The node has no NVMe again.
+    pub fn detach(&self) -> Result<()> {
+        std::fs::remove_dir_all(self.places.devices())?;
+        std::fs::remove_dir_all(self.places.root.join("tree"))?;
+        self.show(Path::new("/sys"))
+    }
+
+    fn show(&self, tree: &Path) -> Result<()> {
+        let sysfs = self.places.sysfs();
+        std::fs::remove_file(&sysfs)?;
+        symlink(tree, &sysfs).context("link the node's sysfs")
+    }
+
+    /// Whom the storage knows the kernel of this node as, when a volume is attached: not whom the agent's own
+    /// files say.
+    pub fn attached_host(&self) -> uuid::Uuid {
+        self.attached_host
     }
 
     /// The agent's process.

@@ -58,6 +58,16 @@ impl NodePlaces {
         }
     }
 
+    /// What the node's agent takes for sysfs: a link.
+    pub fn sysfs(&self) -> PathBuf {
+        self.root.join("sys")
+    }
+
+    /// The block devices of this node's volumes, by their claims' names.
+    pub fn devices(&self) -> PathBuf {
+        self.root.join("devices")
+    }
+
     /// Where a path of the node's host is.
     pub fn host_path(&self, path: &str) -> PathBuf {
         match path.strip_prefix("/run/baton") {

@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
-use tokio::io::AsyncBufReadExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use crate::api::ApiServer;
@@ -33,6 +33,12 @@ use crate::scheduler;
 
 /// The cluster under test.
 pub const CLUSTER: &str = "main";
+
+/// A namespace of the storage with a filesystem of somebody else.
+pub const FOREIGN: u32 = 2;
+
+/// One that is blank.
+pub const BLANK: u32 = 3;
 
 /// How long the cluster may take to serve with a standby, from nothing.
 const SETTLED: Duration = Duration::from_secs(120);
@@ -96,7 +102,7 @@ impl World {
         world
             .make_claim("main-data", "ReadWriteMany", "Block")
             .await?;
-        let cluster = world.cluster(&options.postgres);
+        let cluster = world.cluster(&world.postgres);
         world.apply(&cluster).await.context("apply the cluster")?;
         world.settled(SETTLED).await?;
         Ok(world)
@@ -286,8 +292,12 @@ impl World {
 
     /// The first process of a pod's container.
     pub async fn first_process(&self, pod: &str) -> Result<i32> {
+        self.process_on(usize::from(pod.ends_with('b')), pod).await
+    }
+
+    /// The same, of a pod on the node at this place.
+    pub async fn process_on(&self, place: usize, pod: &str) -> Result<i32> {
         let uid = self.pods().get(pod).await?.uid().context("no uid")?;
-        let place = usize::from(pod.ends_with('b'));
         let group = self.nodes[place]
             .places
             .group
@@ -400,11 +410,24 @@ async fn storage(scratch: &Path) -> Result<(Child, Target)> {
     let directory = scratch.join("storage");
     std::fs::create_dir_all(&directory)?;
     let socket = directory.join("control");
+    let made = Command::new("mkfs.ext4")
+        .args(["-q", "-L", "baton:0123456789"])
+        .arg(volume(&directory, FOREIGN))
+        .arg("256M")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .await?;
+    ensure!(made.success(), "mkfs.ext4 failed");
     let mut child = Command::new(program())
         .arg("target")
         .args(["--listen", &places::storage().to_string()])
         .arg("--namespace")
-        .arg(format!("{},size=1G", directory.join("volume").display()))
+        .arg(format!("{},size=1G", volume(&directory, 1).display()))
+        .arg("--namespace")
+        .arg(volume(&directory, FOREIGN))
+        .arg("--namespace")
+        .arg(format!("{},size=1G", volume(&directory, BLANK).display()))
         .arg("--state")
         .arg(directory.join("state"))
         .arg("--control")
@@ -421,19 +444,49 @@ async fn storage(scratch: &Path) -> Result<(Child, Target)> {
     Ok((child, Target { socket }))
 }
 
+/// Behind a namespace of the storage.
+fn volume(directory: &Path, namespace: u32) -> PathBuf {
+    directory.join(format!("volume-{namespace}"))
+}
+
 impl World {
-    /// Takes the cluster away as a user does, and what a real API server keeps.
-    pub async fn end(&mut self) -> Result<()> {
+    /// The file behind a namespace of the storage.
+    pub fn volume(&self, namespace: u32) -> PathBuf {
+        volume(&self.scratch.join("storage"), namespace)
+    }
+
+    /// What the storage says of a namespace.
+    pub async fn namespace(&self, number: u32) -> Result<Value> {
+        let mut stream = tokio::net::UnixStream::connect(&self.storage.socket).await?;
+        stream.write_all(b"{\"do\":\"status\"}\n").await?;
+        let answer = tokio::io::BufReader::new(stream)
+            .lines()
+            .next_line()
+            .await?;
+        let answer: Value = serde_json::from_str(&answer.context("no answer")?)?;
+        let mut all = answer["namespaces"].as_array().into_iter().flatten();
+        let found = all.find(|namespace| namespace["namespace_id"] == number);
+        found.cloned().context("no such namespace")
+    }
+
+    /// Deletes a cluster as a user does, and waits until it is gone.
+    pub async fn remove(&self, cluster: &str) -> Result<()> {
         let clusters = self.clusters();
-        clusters.delete(CLUSTER, &DeleteParams::default()).await?;
+        clusters.delete(cluster, &DeleteParams::default()).await?;
         let until = tokio::time::Instant::now() + SETTLED;
-        while clusters.get_opt(CLUSTER).await?.is_some() {
+        while clusters.get_opt(cluster).await?.is_some() {
             ensure!(
                 tokio::time::Instant::now() < until,
                 "the deleted cluster is not gone"
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        Ok(())
+    }
+
+    /// Takes the cluster away, and what a real API server keeps.
+    pub async fn end(&mut self) -> Result<()> {
+        self.remove(CLUSTER).await?;
         let claims: Api<PersistentVolumeClaim> =
             Api::namespaced(self.api.client.clone(), &self.api.namespace);
         claims

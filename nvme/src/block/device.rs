@@ -31,13 +31,22 @@ pub enum Usage {
 ///
 /// A lazily unmounted file system counts as alive, which is the point.
 pub fn usage(path: &Path) -> Result<Usage, BlockError> {
-    let probe = OpenOptions::new()
+    Ok(match claim(path)? {
+        Some(_) => Usage::Free,
+        None => Usage::InUse,
+    })
+}
+
+/// Claims the device with `O_EXCL`: while the file is open no file system can be mounted from it or one of
+/// its partitions, and nobody else can claim it. `None` where somebody has.
+pub fn claim(path: &Path) -> Result<Option<File>, BlockError> {
+    let claimed = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_EXCL | libc::O_CLOEXEC)
         .open(path);
-    match probe {
-        Ok(_) => Ok(Usage::Free),
-        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => Ok(Usage::InUse),
+    match claimed {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => Ok(None),
         Err(e) => Err(BlockError::system("exclusive open", path, e)),
     }
 }

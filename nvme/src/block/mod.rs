@@ -13,7 +13,7 @@ mod loopback;
 mod process;
 mod raw;
 
-pub use device::{BlockDevice, Usage, disk_sequence, is_gone, usage};
+pub use device::{BlockDevice, Usage, claim, disk_sequence, is_gone, usage};
 pub use filesystem::shut_down;
 pub use loopback::{LoopDevice, MAX_LOOP_BLOCK_SIZE, MIN_LOOP_BLOCK_SIZE};
 pub use process::{become_io_flusher, clock_is_synchronized, die_with_parent};

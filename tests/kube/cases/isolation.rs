@@ -45,13 +45,7 @@ pub async fn isolation(world: &mut World) -> Result<Outcome> {
         said.contains("has not named a pod"),
         "a foreign pod UID: {said}"
     );
-    let own = world.pods().get(&active).await?.uid().context("no uid")?;
-    let other = if active.ends_with('a') { "b" } else { "a" };
-    let said = forged(world, &active, &own, other).await?;
-    ensure!(
-        said.contains("refused the session"),
-        "another's name: {said}"
-    );
+    another_s_name(world, &active).await?;
     let node = world.node_of(&active)?;
     ensure!(node.agent_pid() == agent, "the agent is another process");
     ensure!(self::mounts(agent)? == mounts, "something was mounted");
@@ -61,6 +55,16 @@ pub async fn isolation(world: &mut World) -> Result<Outcome> {
         "the owner has changed"
     );
     Ok(Outcome::default())
+}
+
+/// A container of the pod itself says that it is another member.
+pub async fn another_s_name(world: &mut World, pod: &str) -> Result<()> {
+    let own = world.pods().get(pod).await?.uid().context("no uid")?;
+    let other = if pod.ends_with('a') { "b" } else { "a" };
+    let said = forged(world, pod, &own, other).await?;
+    let refused = said.contains("refused the session");
+    ensure!(refused, "another's name: {said}");
+    Ok(())
 }
 
 /// What the agent's mount namespace has of filesystems on block devices.

@@ -5,6 +5,8 @@ mod faults;
 mod isolation;
 mod moves;
 mod orders;
+mod refusals;
+mod rights;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -39,6 +41,11 @@ pub const ALL: &[Case] = &[
     }),
     short("drain", |world| Box::pin(moves::drain(world))),
     short("isolation", |world| Box::pin(isolation::isolation(world))),
+    short("foreign-volume", |world| {
+        Box::pin(refusals::foreign_volume(world))
+    }),
+    short("no-modules", |world| Box::pin(refusals::no_modules(world))),
+    short("attached", |world| Box::pin(refusals::attached(world))),
     short("api-outage", |world| Box::pin(faults::api_outage(world))),
     short("conflict-storm", |world| {
         Box::pin(faults::conflict_storm(world))
@@ -48,6 +55,7 @@ pub const ALL: &[Case] = &[
     short("drill", |world| Box::pin(orders::drill(world))),
     short("pooler", |world| Box::pin(orders::pooler(world))),
     short("node-lost", |world| Box::pin(moves::node_lost(world))),
+    short("rights", |world| Box::pin(rights::rights(world))),
     long("idle-requests", |world| {
         Box::pin(faults::idle_requests(world))
     }),
