@@ -162,6 +162,28 @@ pub struct StartedBy<'a> {
     pub isolation: Isolation,
 }
 
+impl StartedBy<'_> {
+    /// The same, for one more process.
+    pub fn again(&self) -> io::Result<StartedBy<'_>> {
+        let lock = self.node_lock.as_ref().map(OwnedFd::try_clone);
+        Ok(StartedBy {
+            baton: self.baton,
+            node_lock: lock.transpose()?,
+            isolation: self.isolation,
+        })
+    }
+}
+
+impl StartError {
+    /// The node's lock could not be handed on.
+    pub(super) fn lock(source: io::Error) -> Self {
+        Self::Spawn(SpawnError {
+            operation: "handing the node lock on",
+            source,
+        })
+    }
+}
+
 /// Starts PostgreSQL on the mounted volume. Returns when its first process runs, long before it is
 /// ready: see [`Starting::ready`].
 ///

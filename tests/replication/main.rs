@@ -8,3 +8,4 @@ mod returning;
 mod seeding;
 mod streaming;
 mod synchronous;
+mod tls;

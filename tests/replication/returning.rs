@@ -151,7 +151,7 @@ fn a_replica_that_had_more_than_the_new_primary_is_rewound_too() {
         at_a.kill().await;
         promote(&b, &at_b, &c).await;
 
-        at_c.stop().await;
+        at_c.kill().await;
         let Rejoined::Rewound { diverged, .. } = c.rejoin(&b).await.unwrap() else {
             panic!("it has diverged");
         };

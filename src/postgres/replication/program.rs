@@ -139,8 +139,7 @@ impl Program<'_> {
                 .mode(0o640)
                 .open(log)?;
             file.set_len(0)?;
-            let lock = self.by.node_lock.as_ref();
-            Ok((file, lock.map(|lock| lock.try_clone()).transpose()?))
+            Ok((file, self.by.again()?.node_lock))
         };
         let (file, node_lock) = open().map_err(|error| self.log(log, error))?;
         let spawned = Postmaster::spawn(Spawn {

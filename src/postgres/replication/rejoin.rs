@@ -20,11 +20,12 @@ use super::facts::{Position, Probe};
 use super::origin::{self, OriginError};
 use super::place::{self, PlaceError, REWINDING, on_thread};
 use super::program::{Program, ProgramError};
+use super::replay::{ReplayError, replay_all};
 use super::source::{Serving, Source};
 use crate::hex::hex;
 use crate::postgres::configuration::{self, ConfigurationError};
 use crate::postgres::session::SessionError;
-use crate::postgres::{ControlData, DatabaseState, Instance, ReadError, StartedBy};
+use crate::postgres::{ControlData, DatabaseState, Instance, NotReady, ReadError, StartedBy};
 
 /// Room, in bytes, that stays free when what diverged is kept: the rewind needs some itself.
 const MARGIN: u64 = 32 << 20;
@@ -72,8 +73,11 @@ pub enum RejoinError {
         /// Why.
         why: String,
     },
-    /// A replica was not stopped in order: it must be started and stopped as one first.
-    #[error("the control file says {state}: start it as a replica and stop it first")]
+    /// A replica does not replay what it has received.
+    #[error("finding out how far this replica is")]
+    Replay(#[from] ReplayError),
+    /// After all that, it is not stopped in order.
+    #[error("the control file says {state}, and should say that it is shut down")]
     NotStopped {
         /// What the control file says.
         state: DatabaseState,
@@ -129,7 +133,11 @@ pub async fn rejoin(
     origin::await_checkpoint(&remote, probe.timeline, wanted.connect).await?;
     let theirs = origin::history(&remote, probe.timeline, wanted.connect).await?;
     drop(remote);
-    let control = recover(licence, instance, by, wanted.stall, control).await?;
+    let control = if configure::is_replica(instance) {
+        replay(licence, instance, by, wanted).await?
+    } else {
+        recover(licence, instance, by, wanted.stall, control).await?
+    };
     refuse_twin(instance, &control, &probe, &theirs)?;
     configuration::make_runtime_directory(instance)?;
     configure::give_passfile(instance, wanted.source)?;
@@ -229,10 +237,6 @@ async fn recover(
     if control.state.is_shut_down() {
         return Ok(control);
     }
-    let state = control.state;
-    if configure::is_replica(instance) {
-        return Err(RejoinError::NotStopped { state });
-    }
     configure::prepare_recovery(instance)?;
     // SAFETY.md: the licence says that nobody else writes; see `launch`.
     let pid_file = instance.data_directory.join("postmaster.pid");
@@ -252,6 +256,27 @@ async fn recover(
         stall,
     };
     program.run(|_| {}).await?;
+    shut_down(instance)
+}
+
+/// A replica, however it ended, replays what it has.
+async fn replay(
+    licence: &Licence,
+    instance: &Instance,
+    by: &StartedBy<'_>,
+    wanted: &Rejoin<'_>,
+) -> Result<ControlData, RejoinError> {
+    match replay_all(licence, instance, by, wanted.source, wanted.stall).await {
+        Ok(()) => shut_down(instance),
+        Err(ReplayError::NotReady(NotReady::Ended { end, log })) => {
+            let why = format!("PostgreSQL {end} while replaying: {log}");
+            Err(RejoinError::BaseBackupNeeded { why })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn shut_down(instance: &Instance) -> Result<ControlData, RejoinError> {
     let control = ControlData::read(&instance.data_directory)?;
     let state = control.state;
     match state.is_shut_down() {
