@@ -7,9 +7,7 @@ use super::memory::{Ownership, Role, TakeOver};
 use super::observation::{Ask, Outcome, Postgres, RequestId};
 use super::reason::Reason;
 use super::turn::{Next, Turn};
-use super::zone::{
-    Asked, Data, Judge, Move, SiteNumber, Situation, Stopping, Unsafe, Urged, ZoneReason,
-};
+use super::zone::{Asked, Judge, Move, SiteNumber, Situation, Stopping, Unsafe, Urged, ZoneReason};
 
 impl Turn<'_> {
     /// The judge of this moment; none with one site.
@@ -63,42 +61,10 @@ impl Turn<'_> {
         let Some((work, outcome)) = self.ended.clone() else {
             return;
         };
-        let zone = &mut self.memory.zone;
-        let term = zone.aligned.map_or(0, |(term, _)| term);
-        match (work, outcome) {
-            (Work::Align { term, .. }, Outcome::Aligned(data)) => {
-                zone.aligned = Some((term, data));
-                zone.misaligned = 0;
-                zone.reseed = false;
-            }
-            (Work::Align { .. }, _) => zone.misaligned = zone.misaligned.saturating_add(1),
-            (Work::Serve { serve, .. }, Outcome::Done) => {
-                zone.runs = Some((term, serve));
-                zone.since = self.now;
-                zone.stopped = None;
-                zone.ended = None;
-                self.memory.failed = None;
-            }
-            (Work::Reconfigure { serve, .. }, Outcome::Reconfigured { position }) => {
-                let known = zone.runs.as_ref().map_or(term, |(term, _)| *term);
-                zone.runs = Some((known, serve));
-                zone.since = self.now;
-                zone.named = None;
-                zone.stopped = position;
-            }
-            (Work::Promote { term, serve, .. }, Outcome::Done) => {
-                zone.aligned = Some((term, Data::Primary));
-                zone.runs = Some((term, serve));
-                zone.since = self.now;
-                zone.began = None;
-                zone.stopped = None;
-            }
-            (Work::StopToMove, Outcome::ShutDown { at }) => zone.ended = Some(at),
-            (Work::StopToMove, _) => zone.stopping = Stopping::Overdue,
-            (Work::Checkpoint, _) => zone.stopping = Stopping::Checkpointed,
-            (Work::Withdraw { .. }, _) => zone.stopping = Stopping::Withdrawn,
-            _ => {}
+        if matches!((&work, &outcome), (Work::Serve { .. }, Outcome::Done)) {
+            self.memory.failed = None;
         }
+        self.memory.zone.take_in(&work, &outcome, self.now);
     }
 
     /// No step is under way: the next one, of those between sites.
@@ -430,7 +396,7 @@ impl Turn<'_> {
 
 impl Judge<'_> {
     /// The record with a planned move to that site, whose replica must keep up.
-    fn begin_move(mut self, to: &super::zone::SiteName) -> Result<(u64, Move), Unsafe> {
+    pub fn begin_move(mut self, to: &super::zone::SiteName) -> Result<(u64, Move), Unsafe> {
         let Some(Some(lease)) = self.record().map(|found| found.cloned()) else {
             return Err(Unsafe::RecordUnknown);
         };

@@ -137,7 +137,7 @@ impl<'a> Judge<'a> {
 
     /// Whether a primary of this member's must not acknowledge anything any more: another site was
     /// promoted.
-    pub(in crate::decide) fn superseded_now(&self) -> Option<ZoneReason> {
+    pub fn superseded_now(&self) -> Option<ZoneReason> {
         let record = &self.record()??.record;
         let primary = matches!(
             self.memory.runs,

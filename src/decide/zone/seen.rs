@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{ClusterLease, Position, SiteName, Synchronous};
 use crate::decide::memory::{Span, Track};
-use crate::decide::{Lease, LeaseVersion, RequestId, Seen};
+use crate::decide::{Lease, LeaseVersion, Outcome, RequestId, Seen, Work};
 use crate::postgres::Lsn;
 
 /// What of the configuration the decisions between sites rest on.
@@ -223,6 +223,46 @@ impl ZoneMemory {
             reads: self.reads,
             alive: self.alive,
             ..Self::default()
+        }
+    }
+}
+
+impl ZoneMemory {
+    /// Takes in how a step ended that changes how PostgreSQL runs, or what its data directory is.
+    pub fn take_in(&mut self, work: &Work, outcome: &Outcome, now: Mono) {
+        let aligned = self.aligned.map_or(0, |(term, _)| term);
+        match (work, outcome) {
+            (Work::Align { term, .. }, Outcome::Aligned(data)) => {
+                self.aligned = Some((*term, *data));
+                self.misaligned = 0;
+                self.reseed = false;
+            }
+            (Work::Align { .. }, _) => self.misaligned = self.misaligned.saturating_add(1),
+            (Work::Serve { serve, .. }, Outcome::Done) => {
+                self.runs = Some((aligned, serve.clone()));
+                self.since = now;
+                self.stopped = None;
+                self.ended = None;
+            }
+            (Work::Reconfigure { serve, .. }, Outcome::Reconfigured { position }) => {
+                let term = self.runs.as_ref().map_or(aligned, |(term, _)| *term);
+                self.runs = Some((term, serve.clone()));
+                self.since = now;
+                self.named = None;
+                self.stopped = *position;
+            }
+            (Work::Promote { term, serve, .. }, Outcome::Done) => {
+                self.aligned = Some((*term, Data::Primary));
+                self.runs = Some((*term, serve.clone()));
+                self.since = now;
+                self.began = None;
+                self.stopped = None;
+            }
+            (Work::StopToMove, Outcome::ShutDown { at }) => self.ended = Some(*at),
+            (Work::StopToMove, _) => self.stopping = Stopping::Overdue,
+            (Work::Checkpoint, _) => self.stopping = Stopping::Checkpointed,
+            (Work::Withdraw { .. }, _) => self.stopping = Stopping::Withdrawn,
+            _ => {}
         }
     }
 }

@@ -1,0 +1,57 @@
+//! The seeded simulation of several sites: the real judgement between sites, over PostgreSQLs, a lease
+//! store and a network that are simulated.
+//!
+//! `SEED=17` runs one seed and prints what happened; `SEEDS=100000` runs more than the default.
+
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
+
+#[path = "../simulation/rng.rs"]
+mod rng;
+mod site;
+mod steps;
+mod world;
+
+use world::{Broken, World};
+
+/// How many seeds `cargo test` runs.
+const DEFAULT_SEEDS: u64 = 200;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn no_acknowledged_write_is_lost_between_sites() {
+    if let Some(seed) = number("SEED") {
+        let mut world = World::new(seed, Broken::Nothing);
+        world.tell = true;
+        world.run().expect("this seed fails");
+        return;
+    }
+    let mut seen = world::Seen::default();
+    for seed in 0..number("SEEDS").unwrap_or(DEFAULT_SEEDS) {
+        let mut world = World::new(seed, Broken::Nothing);
+        if let Err(what) = world.run() {
+            panic!("SEED={seed}: {what}");
+        }
+        seen.add(&world.seen);
+    }
+    println!("{seen:?}");
+    assert!(seen.failovers > 0 && seen.switchovers > 0, "{seen:?}");
+    assert!(seen.degraded > 0 && seen.confirmed > 0, "{seen:?}");
+    assert!(seen.superseded > 0 && seen.withdrawn > 0, "{seen:?}");
+}
+
+/// What would be lost without a rule must be found, or the simulation proves nothing.
+#[test]
+fn a_broken_rule_is_found() {
+    for broken in [
+        Broken::SpeaksForOthers,
+        Broken::KeepsConfirmed,
+        Broken::DegradesSilently,
+        Broken::StaysPrimary,
+    ] {
+        let found = (0..500).find_map(|seed| World::new(seed, broken).run().err());
+        assert!(found.is_some(), "{broken:?} is not found");
+    }
+}

@@ -1,0 +1,208 @@
+//! What the simulated steps do.
+
+use baton::decide::zone::{Data, Position, Serve, SiteName};
+use baton::decide::{Outcome, Postgres, Work};
+use baton::postgres::Lsn;
+use fencing::Mono;
+
+use super::world::World;
+
+/// A step under way.
+pub struct Step {
+    pub work: Work,
+    /// When it has its effect.
+    pub effect: Mono,
+    /// When it ends.
+    pub ends: Mono,
+    /// Its outcome, once it had its effect.
+    pub outcome: Option<Outcome>,
+}
+
+impl World {
+    pub fn begin(&mut self, index: usize, work: Work) {
+        let took = self.rng.range(50, 900);
+        let effect = self.now + std::time::Duration::from_millis(self.rng.range(0, took));
+        let ends = self.now + std::time::Duration::from_millis(took);
+        self.say(|| format!("{index}: {work:?}"));
+        self.sites[index].step = Some(Step {
+            work,
+            effect,
+            ends,
+            outcome: None,
+        });
+    }
+
+    /// Effects and ends of the steps whose time has come.
+    pub fn steps(&mut self) {
+        for index in 0..self.sites.len() {
+            let Some(mut step) = self.sites[index].step.take() else {
+                continue;
+            };
+            if step.outcome.is_none() && self.now >= step.effect {
+                step.outcome = Some(self.effect(index, &step.work));
+            }
+            match &step.outcome {
+                Some(outcome) if self.now >= step.ends => {
+                    let now = self.now;
+                    let outcome = outcome.clone();
+                    let site = &mut self.sites[index];
+                    if site.postgres == Postgres::Starting {
+                        site.postgres = Postgres::Running;
+                    }
+                    site.memory.take_in(&step.work, &outcome, now);
+                }
+                Some(_) | None => self.sites[index].step = Some(step),
+            }
+        }
+    }
+
+    fn effect(&mut self, index: usize, work: &Work) -> Outcome {
+        match work {
+            Work::Serve { serve, .. } => self.start(index, serve),
+            Work::Reconfigure { serve, .. } => self.reconfigure(index, serve),
+            Work::Promote { term, serve, .. } => self.promote(index, *term, serve),
+            Work::Align { term, primary, .. } => self.align(index, *term, primary),
+            Work::StopToMove => self.shut_down(index),
+            Work::StopPostgres { .. } | Work::KillPostgres => {
+                self.sites[index].stop();
+                Outcome::Stopped { clean: false }
+            }
+            _ => Outcome::Done,
+        }
+    }
+
+    fn start(&mut self, index: usize, serve: &Serve) -> Outcome {
+        let site = &mut self.sites[index];
+        site.postgres = Postgres::Starting;
+        match serve {
+            Serve::Replica { of, receive } => {
+                let source = receive.then(|| self.index(of));
+                let site = &mut self.sites[index];
+                site.replica = true;
+                site.receives = source;
+                site.heard = self.now;
+            }
+            Serve::Primary { need, sites } => {
+                assert_eq!(
+                    site.state.map(|state| state.1),
+                    Some(Data::Primary),
+                    "a replica's data"
+                );
+                site.replica = false;
+                site.names = (*need, sites.clone());
+                // All that is there is shown, also what nobody had been told of.
+                let log = site.log.clone();
+                self.promised.extend(log);
+            }
+            Serve::Alone => unreachable!("there are several sites"),
+        }
+        Outcome::Done
+    }
+
+    fn reconfigure(&mut self, index: usize, serve: &Serve) -> Outcome {
+        if self.sites[index].postgres != Postgres::Running {
+            return failed();
+        }
+        match serve {
+            Serve::Primary { need, sites } => {
+                self.sites[index].names = (*need, sites.clone());
+                Outcome::Reconfigured { position: None }
+            }
+            Serve::Replica { of, receive: true } => {
+                let source = self.index(of);
+                self.sites[index].receives = Some(source);
+                Outcome::Reconfigured { position: None }
+            }
+            Serve::Replica { receive: false, .. } => {
+                let site = &mut self.sites[index];
+                site.receives = None;
+                let position = Some(Position {
+                    timeline: site.timeline,
+                    lsn: Lsn(site.log.len() as u64),
+                });
+                Outcome::Reconfigured { position }
+            }
+            Serve::Alone => unreachable!("there are several sites"),
+        }
+    }
+
+    fn promote(&mut self, index: usize, term: u64, serve: &Serve) -> Outcome {
+        let timeline = self
+            .sites
+            .iter()
+            .map(|site| site.timeline)
+            .max()
+            .unwrap_or(1)
+            + 1;
+        let Serve::Primary { need, sites } = serve else {
+            unreachable!("a primary is promoted")
+        };
+        let site = &mut self.sites[index];
+        if site.postgres != Postgres::Running {
+            return failed();
+        }
+        site.receives = None;
+        site.replica = false;
+        site.timeline = timeline;
+        site.names = (*need, sites.clone());
+        site.state = Some((term, Data::Primary));
+        let log = site.log.clone();
+        self.promised.extend(log);
+        Outcome::Done
+    }
+
+    fn align(&mut self, index: usize, term: u64, primary: &SiteName) -> Outcome {
+        let of = self.index(primary);
+        let site = &mut self.sites[index];
+        if of == index {
+            let state = *site.state.get_or_insert((term, Data::Primary));
+            return match state {
+                (_, Data::Replica) => Outcome::Aligned(Data::Replica),
+                (known, Data::Primary) if known == term => Outcome::Aligned(Data::Primary),
+                (_, Data::Primary) => failed(),
+            };
+        }
+        if site.state == Some((term, Data::Replica)) {
+            return Outcome::Aligned(Data::Replica);
+        }
+        if !self.connected(index, of) || !self.sites[of].leads() {
+            return failed();
+        }
+        let source = &self.sites[of];
+        let (log, timeline) = (source.log.clone(), source.timeline);
+        let site = &mut self.sites[index];
+        let common = site
+            .log
+            .iter()
+            .zip(&log)
+            .take_while(|(one, other)| one == other)
+            .count();
+        site.log.truncate(common);
+        site.timeline = timeline;
+        site.state = Some((term, Data::Replica));
+        Outcome::Aligned(Data::Replica)
+    }
+
+    /// A primary in order: its log is sent to whoever is connected, its last record too.
+    fn shut_down(&mut self, index: usize) -> Outcome {
+        if self.sites[index].postgres != Postgres::Running {
+            return Outcome::Stopped { clean: false };
+        }
+        let site = &mut self.sites[index];
+        let at = Position {
+            timeline: site.timeline,
+            lsn: Lsn(site.log.len() as u64),
+        };
+        self.newest += 1;
+        site.log.push(self.newest);
+        self.replicate(usize::MAX);
+        self.sites[index].stop();
+        Outcome::ShutDown { at }
+    }
+}
+
+fn failed() -> Outcome {
+    Outcome::Failed {
+        cause: String::new(),
+    }
+}
