@@ -34,7 +34,7 @@ pub enum ClusterWritten {
     /// The record is stored and durable, as this version.
     Done(LeaseVersion),
     /// Another version was found; nothing was changed. This is what is there.
-    Conflict(Option<ClusterLease>),
+    Conflict(Option<Box<ClusterLease>>),
 }
 
 impl ClusterStore {
@@ -94,7 +94,7 @@ impl ClusterStore {
             Written::Done(version) => Ok(ClusterWritten::Done(version)),
             Written::Conflict(lease) => {
                 let lease = lease.map(|lease| self.unwrap(lease)).transpose()?;
-                Ok(ClusterWritten::Conflict(lease))
+                Ok(ClusterWritten::Conflict(lease.map(Box::new)))
             }
         }
     }

@@ -115,7 +115,7 @@ pub(super) async fn write(
     let began = clock::now();
     let result = match store.write(expected, record.clone(), deadline).await {
         Ok(ClusterWritten::Done(version)) => Ok(Some(ClusterLease { version, record })),
-        Ok(ClusterWritten::Conflict(found)) => Ok(found),
+        Ok(ClusterWritten::Conflict(found)) => Ok(found.map(|found| *found)),
         Err(error) => {
             tracing::warn!(%error, "the cluster's record was not written");
             Err(whole(error))
