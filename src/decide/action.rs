@@ -284,6 +284,8 @@ pub enum Work {
         epoch: Epoch,
         /// The term it begins.
         term: u64,
+        /// The greatest timeline that the cluster knows: the new one is above it.
+        above: u32,
         /// In which way it goes on.
         serve: Serve,
     },

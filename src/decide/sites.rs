@@ -137,8 +137,16 @@ impl Turn<'_> {
             },
             Move::Reconfigure(serve) => (Work::Reconfigure { epoch, serve }, ZoneReason::Changing),
             Move::Promote(serve) => {
-                let term = self.term().unwrap_or_default();
-                (Work::Promote { epoch, term, serve }, ZoneReason::Promoting)
+                let Some(record) = self.cluster().map(|lease| &lease.record) else {
+                    return Next::Wait(Reason::Zone(ZoneReason::RecordUnknown));
+                };
+                let work = Work::Promote {
+                    epoch,
+                    term: record.term,
+                    above: record.newest_timeline,
+                    serve,
+                };
+                (work, ZoneReason::Promoting)
             }
             Move::KeepSlots => (Work::KeepSlots { epoch }, ZoneReason::Changing),
         };
@@ -188,10 +196,6 @@ impl Turn<'_> {
     /// The cluster's record as it was seen last, whatever its age.
     fn cluster(&self) -> Option<&super::zone::ClusterLease> {
         self.seen.zone.as_ref()?.record.known()?.as_ref()
-    }
-
-    fn term(&self) -> Option<u64> {
-        Some(self.cluster()?.record.term)
     }
 
     /// To move, a primary stops as in a handover: checkpoint, clients away, stop in order.

@@ -528,7 +528,12 @@ impl World {
             },
             Move::Start(serve) => Work::Serve { epoch, serve },
             Move::Reconfigure(serve) => Work::Reconfigure { epoch, serve },
-            Move::Promote(serve) => Work::Promote { epoch, term, serve },
+            Move::Promote(serve) => Work::Promote {
+                epoch,
+                term,
+                above: 0,
+                serve,
+            },
             Move::Stop(ZoneReason::Moving(_)) => Work::StopToMove,
             Move::Stop(_) | Move::Kill(_) => Work::KillPostgres,
         };

@@ -139,6 +139,7 @@ impl Judge<'_> {
             return self.rewrite(lease, ZoneReason::Recording, |record| {
                 record.system = Some(system);
                 record.timeline = timeline;
+                record.newest_timeline = record.newest_timeline.max(timeline);
             });
         }
         if self.slots_wanted(&facts) {

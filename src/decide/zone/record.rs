@@ -146,6 +146,9 @@ pub struct ClusterRecord {
     pub system: Option<u64>,
     /// The primary's timeline in this term; 0 until it has said.
     pub timeline: u32,
+    /// The greatest timeline of all terms: a promotion begins one above it, also where it never
+    /// heard of that one.
+    pub newest_timeline: u32,
     /// What is promised.
     pub sync: Sync,
     /// Sites that have stopped to follow this term's primary, and where. None of them follows it
@@ -172,6 +175,7 @@ impl ClusterRecord {
             owner: None,
             system: None,
             timeline: 0,
+            newest_timeline: 0,
             sync,
             cuts: BTreeMap::new(),
             moving: None,
@@ -204,6 +208,7 @@ impl ClusterRecord {
             owner: Some(owner),
             system: self.system,
             timeline: 0,
+            newest_timeline: self.newest_timeline.max(self.timeline),
             sync,
             cuts: BTreeMap::new(),
             moving: None,

@@ -20,6 +20,7 @@ use crate::lease::LeaseStore;
 use crate::routing::Router;
 
 pub(super) use postgres::Database;
+use sites::Begins;
 
 /// What the steps work with.
 pub(super) struct Tools {
@@ -55,8 +56,17 @@ impl Tools {
             } => self.align(*epoch, *term, primary, *reseed).await,
             Work::Serve { epoch, serve } => self.serve(*epoch, serve, deadline).await,
             Work::Reconfigure { epoch: _, serve } => self.reconfigure(serve, deadline).await,
-            Work::Promote { epoch, term, serve } => {
-                self.promote(*epoch, *term, serve, deadline).await
+            Work::Promote {
+                epoch,
+                term,
+                above,
+                serve,
+            } => {
+                let begins = Begins {
+                    term: *term,
+                    above: *above,
+                };
+                self.promote(*epoch, begins, serve, deadline).await
             }
             Work::KeepSlots { epoch: _ } => self.keep_slots(deadline).await,
             Work::StopToMove => self.stop_to_move().await,

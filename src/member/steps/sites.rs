@@ -63,6 +63,15 @@ impl State {
 
 type Failed = String;
 
+/// What a promotion begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begins {
+    /// The term.
+    pub term: u64,
+    /// Its timeline is above this one.
+    pub above: u32,
+}
+
 /// Longest time for connecting to the primary of another site and asking it, its checkpoint included.
 const CONNECT: Duration = Duration::from_secs(60);
 
@@ -114,13 +123,25 @@ impl Tools {
         };
         let replica = matches!(serve, Serve::Replica { .. });
         let (outcome, changes) = self.start_as(epoch, serving, deadline).await;
-        if outcome != Outcome::Done || replica {
+        if outcome != Outcome::Done {
             return (outcome, changes);
         }
-        match self.lead(serve, deadline).await {
+        let settled = match replica {
+            true => self.follow(deadline).await,
+            false => self.lead(serve, deadline).await,
+        };
+        match settled {
             Ok(()) => (outcome, changes),
             Err(cause) => (Outcome::Failed { cause }, Changes::default()),
         }
+    }
+
+    /// What is left of a replica's time as a primary would only keep its log.
+    async fn follow(&self, deadline: Mono) -> Result<(), Failed> {
+        let session = self.own_session(deadline).await?;
+        let (none, left) = (BTreeSet::new(), clock::now().until(deadline));
+        let dropped = session.ensure_slots(&none, &none, left).await;
+        dropped.map(drop).map_err(whole)
     }
 
     /// What a primary of several sites needs: the role and the slots of the others, and that commits
@@ -228,11 +249,11 @@ impl Tools {
     pub(super) async fn promote(
         &self,
         epoch: Epoch,
-        term: u64,
+        begins: Begins,
         serve: &Serve,
         deadline: Mono,
     ) -> Done {
-        match self.promoted(epoch, term, serve, deadline).await {
+        match self.promoted(epoch, begins, serve, deadline).await {
             Ok(()) => (Outcome::Done, postgres_is(Postgres::Running)),
             Err(cause) => failed(cause),
         }
@@ -241,7 +262,7 @@ impl Tools {
     async fn promoted(
         &self,
         epoch: Epoch,
-        term: u64,
+        Begins { term, above }: Begins,
         serve: &Serve,
         deadline: Mono,
     ) -> Result<(), Failed> {
@@ -255,6 +276,8 @@ impl Tools {
         let session = self.own_session(deadline).await?;
         let set = set_names(instance, &session, &self.settings()?, &names, left()).await;
         set.map_err(whole)?;
+        self.reserve_timelines(epoch, &session, above, deadline)
+            .await?;
         let begins = session.promote(left()).await.map_err(whole)?;
         tracing::info!(%begins, term, "promoted");
         self.note(term, Data::Primary).await?;
@@ -269,6 +292,28 @@ impl Tools {
             }
         });
         Ok(())
+    }
+
+    /// The new timeline must be another than any that this site never heard of.
+    async fn reserve_timelines(
+        &self,
+        epoch: Epoch,
+        session: &Session,
+        above: u32,
+        deadline: Mono,
+    ) -> Result<(), Failed> {
+        let left = clock::now().until(deadline);
+        let own = session.facts(left).await.map_err(whole)?.timeline;
+        let licence = self.licence(epoch).await?;
+        let instance = self.database.instance().await;
+        let reserve =
+            move || replication::reserve_timelines(&licence, &instance, own, above).map_err(whole);
+        blocking("timelines", deadline, reserve).await
+    }
+
+    async fn licence(&self, epoch: Epoch) -> Result<Licence, Failed> {
+        let licence = self.link.licence(epoch).await;
+        licence.map_err(|(outcome, _)| format!("no permit: {outcome:?}"))
     }
 
     /// Stops in order, and says where the log ends.
@@ -337,8 +382,7 @@ impl Tools {
             return Ok(Data::Replica);
         }
         let source = self.source(primary)?;
-        let licence = self.link.licence(epoch).await;
-        let licence = licence.map_err(|(outcome, _)| format!("no permit: {outcome:?}"))?;
+        let licence = self.licence(epoch).await?;
         let instance = &self.database.instance().await;
         match reseed {
             true => self.copy_anew(&licence, instance, &source, term).await?,
