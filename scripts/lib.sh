@@ -49,7 +49,7 @@ apt_install() {
 install_missing() { # what everything needs, and command:package pairs that only the caller needs
     local missing=() pair
     [ -n "$(postgres_bin)" ] || missing+=(postgresql)
-    for pair in mkfs.ext4:e2fsprogs fusermount3:fuse3 losetup:mount nsenter:util-linux cc:gcc "$@"; do
+    for pair in mkfs.ext4:e2fsprogs ip:iproute2 fusermount3:fuse3 losetup:mount nsenter:util-linux cc:gcc "$@"; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"

@@ -7,12 +7,14 @@ pub mod down;
 pub mod forwarder;
 pub mod fuse;
 pub mod layout;
+pub mod network;
 pub mod ports;
 pub mod process;
 pub mod protocol;
 mod service;
 pub mod supervisor;
 pub mod up;
+pub mod wan;
 
 /// The environment variable by which every process of a lab says where it belongs.
 pub const MARK: &str = "BATON_LAB";
