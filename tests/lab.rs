@@ -40,7 +40,7 @@ fn a_lab_comes_up_serves_and_ends_without_a_trace() {
 
     let state = lab.state();
     lab.down();
-    let services = state.members.values().chain([&state.target]);
+    let services = state.members.values().chain(state.targets.values());
     let mut processes: Vec<_> = services.filter_map(|service| service.process).collect();
     processes.push(state.supervisor);
     assert_eq!(processes.len(), 4);
@@ -177,13 +177,13 @@ fn a_lab_whose_supervisor_was_killed_ends_too() {
     let lab = Running::up("killed");
     let State {
         supervisor,
-        target,
+        targets,
         members,
         ..
     } = lab.state();
     let roots = members
         .values()
-        .chain([&target])
+        .chain(targets.values())
         .filter_map(|service| service.process);
     let all: Vec<Process> = roots.flat_map(Process::tree).collect();
     assert!(all.len() > 10, "members, bridges, PostgreSQLs: {all:?}");

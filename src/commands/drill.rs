@@ -14,7 +14,7 @@ use crate::drill::run::{self, Options};
 use crate::drill::scenario;
 use crate::drill::writer::Plan;
 use crate::lab::down::down;
-use crate::lab::layout::{DEFAULT_SIZE, Lab};
+use crate::lab::layout::{Lab, Wanted};
 use crate::lab::up::up;
 
 /// Where a drill's own lab is while it runs. On a disk: in memory, PostgreSQL's syncs would cost
@@ -130,12 +130,11 @@ async fn drill(args: RunArgs) -> anyhow::Result<ExitCode> {
             run::run(scenario, &options, &mut ground, &progress).await?
         }
         None => {
-            let lab = up(
-                &scratch.path().join("lab"),
-                DEFAULT_SIZE,
-                scenario.needs_cache(),
-            )
-            .await?;
+            let wanted = Wanted {
+                volatile_cache: scenario.needs_cache(),
+                ..Wanted::default()
+            };
+            let lab = up(&scratch.path().join("lab"), &wanted).await?;
             let mut ground = LabGround::new(lab.clone());
             let ran = run::run(scenario, &options, &mut ground, &progress).await;
             progress.step("taking the lab down");

@@ -9,7 +9,7 @@ use anyhow::Context;
 use crate::drill::cast::Cast;
 use crate::drill::ground::Ground;
 use crate::drill::lab::LabGround;
-use crate::lab::layout::{DEFAULT_SIZE, Lab};
+use crate::lab::layout::{DEFAULT_SIZE, Lab, Wanted};
 use crate::lab::protocol::{AskError, Request, ServiceState, ask_supervisor};
 use crate::lab::up::{Started, up};
 use crate::lab::{down, supervisor};
@@ -61,6 +61,9 @@ struct UpArgs {
     /// Give the target a volatile write cache
     #[arg(long)]
     volatile_cache: bool,
+    /// How many sites, each with its own target, volume, members and network; as it has, or 1
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
+    sites: Option<u8>,
 }
 
 /// Starts, ends or shows a lab.
@@ -84,7 +87,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn start(args: &UpArgs) -> anyhow::Result<ExitCode> {
-    let lab = up(&args.dir.dir, args.size << 20, args.volatile_cache).await?;
+    let wanted = Wanted {
+        size: args.size << 20,
+        volatile_cache: args.volatile_cache,
+        sites: args.sites,
+        slot_wal_max: None,
+    };
+    let lab = up(&args.dir.dir, &wanted).await?;
     let dir = lab.dir.display().to_string();
     let ground = LabGround::new(lab);
     let cast = ground
@@ -144,7 +153,9 @@ async fn status(args: &DirArgs) -> anyhow::Result<ExitCode> {
             service.restarts
         );
     };
-    line("target", &state.target, "");
+    for (name, target) in &state.targets {
+        line(name, target, "");
+    }
     for (name, service) in &state.members {
         let says = ground
             .status(name)

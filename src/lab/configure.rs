@@ -1,17 +1,23 @@
 //! The members' configuration files. Only what a lab must say is said: timings and PostgreSQL's
 //! settings are the defaults, so that a drill measures what a user gets; but for [`TIMINGS`].
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::layout::{Lab, LayoutError, MEMBERS, Member, postgres_bin};
+use super::layout::{Lab, LayoutError, SITES, postgres_bin};
+use super::record::Wide;
+use super::site::Member;
 
 /// The subsystem that the lab's target serves.
 pub const SUBSYSTEM: &str = "nqn.2026-11.dev.baton:lab";
 
 /// The data directory, relative to the mount point.
 pub const DATA_DIRECTORY: &str = "pgdata";
+
+/// PostgreSQL's role for replicas.
+const REPLICATION_USER: &str = "baton_replication";
 
 /// How soon a crashed owner may be ready again: 3 × keep-alive time-out + quiesce time, 11 s instead of
 /// 25 s. The lab's target reports a quiesce time of 1 s. No take-over that is measured waits for it.
@@ -29,6 +35,8 @@ struct TimingsToml {
 #[derive(Serialize)]
 struct MemberToml {
     cluster: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    site: Option<&'static str>,
     member: String,
     number: u8,
     runtime_dir: PathBuf,
@@ -40,6 +48,8 @@ struct MemberToml {
     journal: PathToml,
     control: SocketToml,
     api: ListenToml,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replication: Option<ReplicationToml>,
 }
 
 #[derive(Serialize)]
@@ -75,10 +85,10 @@ struct OtherToml {
 struct PostgresToml {
     bin_dir: PathBuf,
     port: u16,
-    listen_addresses: &'static str,
+    listen_addresses: String,
     data_directory: &'static str,
     socket_directory: PathBuf,
-    hba: [&'static str; 1],
+    hba: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -96,10 +106,29 @@ struct ListenToml {
     listen: String,
 }
 
-/// Writes both members' `member.toml`.
+#[derive(Serialize)]
+struct ReplicationToml {
+    record: PathBuf,
+    synchronous: &'static str,
+    first_primary: &'static str,
+    user: &'static str,
+    password_file: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slot_wal_max: Option<String>,
+    sites: Vec<SiteToml>,
+}
+
+#[derive(Serialize)]
+struct SiteToml {
+    name: &'static str,
+    lease: PathBuf,
+    hosts: Vec<String>,
+}
+
+/// Writes all members' `member.toml`.
 pub fn write(lab: &Lab) -> Result<(), LayoutError> {
     let bin_dir = postgres_bin()?;
-    for name in MEMBERS {
+    for name in lab.record.members.keys() {
         let member = lab.member(name);
         let path = member.config();
         let failed = |source| LayoutError::Io {
@@ -115,7 +144,9 @@ pub fn write(lab: &Lab) -> Result<(), LayoutError> {
 }
 
 fn toml_of(lab: &Lab, member: &Member<'_>, bin_dir: PathBuf) -> MemberToml {
-    let others = MEMBERS.into_iter().filter(|name| *name != member.name);
+    let site = member.site();
+    let others = site.members().into_iter();
+    let others = others.filter(|name| *name != member.name);
     let other = |name: &str| OtherToml {
         name: name.to_owned(),
         number: lab.member(name).record().number,
@@ -123,6 +154,7 @@ fn toml_of(lab: &Lab, member: &Member<'_>, bin_dir: PathBuf) -> MemberToml {
     };
     MemberToml {
         cluster: "lab",
+        site: site.name,
         member: member.name.clone(),
         number: member.record().number,
         runtime_dir: member.runtime(),
@@ -139,16 +171,16 @@ fn toml_of(lab: &Lab, member: &Member<'_>, bin_dir: PathBuf) -> MemberToml {
         },
         peer: PeerToml {
             listen: format!("127.0.0.1:{}", member.record().peer_port),
-            secret_file: lab.dir.join("secret"),
+            secret_file: lab.secret(),
             members: others.map(other).collect(),
         },
         postgres: PostgresToml {
             bin_dir,
             port: member.record().postgres_port,
-            listen_addresses: "127.0.0.1",
+            listen_addresses: listen_addresses(member),
             data_directory: DATA_DIRECTORY,
             socket_directory: member.postgres_sockets(),
-            hba: ["host all all 127.0.0.1/32 trust"],
+            hba: hba(lab, member),
         },
         timings: TIMINGS,
         journal: PathToml {
@@ -160,6 +192,58 @@ fn toml_of(lab: &Lab, member: &Member<'_>, bin_dir: PathBuf) -> MemberToml {
         api: ListenToml {
             listen: member.api().to_string(),
         },
+        replication: lab
+            .record
+            .wide
+            .as_ref()
+            .map(|wide| replication(lab, member, wide)),
+    }
+}
+
+/// With several sites, also the line between them.
+fn listen_addresses(member: &Member<'_>) -> String {
+    let site = member.site();
+    let address = site.address();
+    match site.network() {
+        None => address.to_string(),
+        Some(network) => format!("{address},{}", network.line),
+    }
+}
+
+/// Clients come from this machine, without a password; replicas over the line, with theirs.
+fn hba(lab: &Lab, member: &Member<'_>) -> Vec<String> {
+    let (Some(wide), Some(network)) = (&lab.record.wide, member.site().network()) else {
+        return vec!["host all all 127.0.0.1/32 trust".to_owned()];
+    };
+    let line = wide.network.line_addresses();
+    vec![
+        format!("host all all {}/32 trust", network.clients),
+        format!("host all {REPLICATION_USER} {line} scram-sha-256"),
+        format!("host replication {REPLICATION_USER} {line} scram-sha-256"),
+    ]
+}
+
+fn replication(lab: &Lab, member: &Member<'_>, wide: &Wide) -> ReplicationToml {
+    let site = |name: &'static str| {
+        let line = wide.network.site(name).line;
+        let hosts = lab.record.members.values();
+        let hosts = hosts.filter(|other| other.site.as_deref() == Some(name));
+        SiteToml {
+            name,
+            lease: member.lease_store().join(format!("{name}.json")),
+            hosts: hosts
+                .map(|host| SocketAddr::from((line, host.postgres_port)).to_string())
+                .collect(),
+        }
+    };
+    ReplicationToml {
+        record: member.lease_store().join("cluster.json"),
+        synchronous: "preferred",
+        first_primary: SITES[0],
+        user: REPLICATION_USER,
+        password_file: lab.replication_password(),
+        slot_wal_max: wide.slot_wal_max.clone(),
+        sites: SITES.map(site).into(),
     }
 }
 
@@ -167,22 +251,63 @@ fn toml_of(lab: &Lab, member: &Member<'_>, bin_dir: PathBuf) -> MemberToml {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::lab::layout::Wanted;
 
     #[test]
     fn a_lab_s_members_have_configurations_that_load_and_its_ports_and_hosts_last() {
-        let dir = tempfile::Builder::new().prefix("baton-").tempdir().unwrap();
-        let dir = dir.path().join("lab");
-        let lab = Lab::create(&dir, 1 << 20, false).unwrap();
-        write(&lab).unwrap();
-        for name in MEMBERS {
-            let config = Config::load(&lab.member(name).config()).unwrap();
-            assert_eq!(config.member, name);
+        for sites in [1, 2] {
+            let dir = tempfile::Builder::new().prefix("baton-").tempdir().unwrap();
+            let dir = dir.path().join("lab");
+            let wanted = wanted(Some(sites));
+            let lab = Lab::create(&dir, &wanted).unwrap();
+            write(&lab).unwrap();
+            assert_eq!(lab.record.members.len(), 2 * usize::from(sites));
+            for name in lab.record.members.keys() {
+                let config = Config::load(&lab.member(name).config()).unwrap();
+                assert_eq!(config.member, *name);
+            }
+            assert_eq!(Lab::open(&dir).unwrap().record, lab.record);
+            assert_eq!(Lab::create(&dir, &wanted).unwrap().record, lab.record);
+            let other = Lab::create(&dir, &self::wanted(Some(3 - sites)));
+            assert!(matches!(other, Err(LayoutError::Sites { has, .. }) if has == sites));
         }
-        assert_eq!(Lab::open(&dir).unwrap().record, lab.record);
-        assert_eq!(
-            Lab::create(&dir, 1 << 20, false).unwrap().record,
-            lab.record
+    }
+
+    #[test]
+    fn sites_share_the_lease_store_and_nothing_else() {
+        let dir = tempfile::Builder::new().prefix("baton-").tempdir().unwrap();
+        let lab = Lab::create(&dir.path().join("lab"), &wanted(Some(2))).unwrap();
+        let member = |name: &str| toml_of(&lab, &lab.member(name), "/bin".into());
+        let (a1, a2, b1) = (member("a1"), member("a2"), member("b1"));
+        assert_eq!((a1.site, b1.site), (Some("a"), Some("b")));
+        assert_eq!((a1.number, a2.number, b1.number), (1, 2, 1));
+        assert!(
+            a1.lease.path.ends_with("a1/lease/a.json"),
+            "{:?}",
+            a1.lease.path
         );
+        assert!(
+            b1.lease.path.ends_with("b1/lease/b.json"),
+            "{:?}",
+            b1.lease.path
+        );
+        assert_eq!(a1.peer.members[0].name, "a2");
+        assert_ne!(a1.postgres.listen_addresses, b1.postgres.listen_addresses);
+        let (ours, theirs) = (a1.replication.unwrap(), b1.replication.unwrap());
+        for (ours, theirs) in ours.sites.iter().zip(&theirs.sites) {
+            assert_eq!((ours.name, &ours.hosts), (theirs.name, &theirs.hosts));
+            assert_eq!(ours.hosts.len(), 2);
+        }
+        let [a, b] = lab.sites().try_into().unwrap();
+        assert_ne!(a.namespace(), b.namespace());
+    }
+
+    fn wanted(sites: Option<u8>) -> Wanted {
+        Wanted {
+            size: 1 << 20,
+            sites,
+            ..Wanted::default()
+        }
     }
 
     #[test]
@@ -193,11 +318,11 @@ mod tests {
             Err(LayoutError::None { .. })
         ));
         std::fs::write(dir.path().join("thesis.txt"), "").unwrap();
-        let refused = Lab::create(dir.path(), 1 << 20, false);
+        let refused = Lab::create(dir.path(), &wanted(None));
         assert!(matches!(refused, Err(LayoutError::Foreign { .. })));
         let long = dir.path().join("long".repeat(30));
         assert!(matches!(
-            Lab::create(&long, 1 << 20, false),
+            Lab::create(&long, &wanted(None)),
             Err(LayoutError::TooLong { .. })
         ));
     }
@@ -205,7 +330,7 @@ mod tests {
     #[test]
     fn the_lease_is_reached_through_a_link_of_each_member() {
         let dir = tempfile::Builder::new().prefix("baton-").tempdir().unwrap();
-        let lab = Lab::create(&dir.path().join("lab"), 1 << 20, false).unwrap();
+        let lab = Lab::create(&dir.path().join("lab"), &wanted(None)).unwrap();
         std::fs::write(lab.lease_directory().join("lease.json"), "x").unwrap();
         let (a, b) = (lab.member("a"), lab.member("b"));
         assert!(a.lease().exists() && b.lease().exists());

@@ -9,11 +9,12 @@ use nvme::bridge::{Left, UblkDevice};
 
 use super::fuse::Connection;
 use super::layout::Lab;
+use super::network::NetworkError;
 use super::process::{self, Process, signal_all};
 use super::protocol::{AskError, Request, State, ask_supervisor};
 use crate::clock;
 
-/// How long the supervisor may take to end everything: both members and the target in turn, each
+/// How long the supervisor may take to end everything: all members, then all targets, each
 /// up to the supervisor's own bound.
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(120);
 
@@ -31,6 +32,9 @@ pub enum DownError {
     /// The supervisor runs, but could not be asked.
     #[error("shut the supervisor down")]
     Ask(#[from] AskError),
+    /// The sites' networks could not be taken away.
+    #[error("take the sites' networks away")]
+    Network(#[from] NetworkError),
     /// Something could not be looked at or killed.
     #[error("{what}")]
     Io {
@@ -78,6 +82,11 @@ pub async fn down(lab: &Lab) -> Result<(), DownError> {
         .filter(|l| l.is_attached())
         .for_each(Loop::abort);
     nothing_left(&lab.dir, &loops, &directories).await?;
+    if let Some(wide) = &lab.record.wide
+        && !wide.network.is_another_s(&lab.dir)
+    {
+        wide.network.remove().await?;
+    }
     for stale in [lab.processes(), lab.supervisor_socket()] {
         drop(std::fs::remove_file(stale));
     }
@@ -104,16 +113,17 @@ fn recorded(lab: &Lab) -> Result<Option<State>, DownError> {
 fn recorded_processes(state: Option<&State>) -> Vec<Process> {
     let Some(State {
         supervisor,
-        target,
+        targets,
         members,
         links_cut: _,
+        line: _,
     }) = state
     else {
         return Vec::new();
     };
     let services = members
         .values()
-        .chain([target])
+        .chain(targets.values())
         .filter_map(|service| service.process);
     let roots = services
         .chain([*supervisor])

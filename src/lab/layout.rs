@@ -1,28 +1,25 @@
 //! Where a lab keeps what, and what it remembers between `up` and `up`.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use uuid::Uuid;
 
-use super::ports;
-
-/// The names of the two members, in the order of their numbers 1 and 2.
-pub const MEMBERS: [&str; 2] = ["a", "b"];
-
-/// Ports of each member.
-const PORTS: usize = 4;
+use super::record::Record;
+use super::site::{Member, Site};
 
 /// The namespace's size in bytes if nothing else is asked for.
 pub const DEFAULT_SIZE: u64 = 2 << 30;
 
+/// The names of a lab's sites, if it has several.
+pub const SITES: [&str; 2] = ["a", "b"];
+
 /// The longest path of a lab's directory. A Unix socket's path ends at 107 bytes, and PostgreSQL's
-/// below it needs `/a/pg/.s.PGSQL.29999`.
+/// below it needs `/a1/pg/.s.PGSQL.29999`.
 const DIR_MAX_LEN: usize = 80;
 
 /// A directory cannot hold a lab, or holds none.
@@ -66,6 +63,14 @@ pub enum LayoutError {
         #[source]
         source: io::Error,
     },
+    /// The lab has another number of sites than was asked for.
+    #[error("the lab in {} has {has} {}: choose another directory, or leave out --sites", dir.display(), if *has == 1 { "site" } else { "sites" })]
+    Sites {
+        /// The directory.
+        dir: PathBuf,
+        /// How many it has.
+        has: u8,
+    },
     /// No PostgreSQL was found.
     #[error("no PostgreSQL from 14 on below /usr/lib/postgresql: install the package postgresql")]
     NoPostgres,
@@ -85,42 +90,34 @@ pub struct Lab {
     pub record: Record,
 }
 
-/// What a lab remembers: `lab.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Record {
-    /// The target's port.
-    pub target_port: u16,
-    /// The namespace's size in bytes.
+/// What a lab is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The size in bytes of each site's volume, if it is made now.
     pub size: u64,
-    /// Whether the target has a volatile write cache.
+    /// Whether the targets have a volatile write cache.
     pub volatile_cache: bool,
-    /// The members, by name.
-    pub members: BTreeMap<String, MemberRecord>,
+    /// How many sites, 1 or 2; none for as many as the lab has, and 1 if it is made now.
+    pub sites: Option<u8>,
+    /// With several sites, how much WAL a replication slot may keep, if not the default
+    /// (`replication.slot_wal_max`).
+    pub slot_wal_max: Option<String>,
 }
 
-/// One member.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MemberRecord {
-    /// Its number, 1 to 255.
-    pub number: u8,
-    /// Its own host identifier: two members with one could not be fenced from each other.
-    pub host_id: Uuid,
-    /// Where it listens for the other member.
-    pub peer_port: u16,
-    /// Where the link to it begins: what the other member believes is its address.
-    pub link_port: u16,
-    /// Where its PostgreSQL listens while it is active.
-    pub postgres_port: u16,
-    /// Where its HTTP API listens; 0 in a lab of an earlier version, until it comes up again.
-    #[serde(default)]
-    pub api_port: u16,
+impl Default for Wanted {
+    fn default() -> Self {
+        Self {
+            size: DEFAULT_SIZE,
+            volatile_cache: false,
+            sites: None,
+            slot_wal_max: None,
+        }
+    }
 }
 
 impl Lab {
     /// The lab in `dir`, made if there is none.
-    pub fn create(dir: &Path, size: u64, volatile_cache: bool) -> Result<Self, LayoutError> {
+    pub fn create(dir: &Path, wanted: &Wanted) -> Result<Self, LayoutError> {
         let existing = dir.join("lab.json").exists();
         if !existing {
             if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
@@ -135,10 +132,18 @@ impl Lab {
             true => Self::open(&dir)?,
             false => Self {
                 dir,
-                record: Record::new(size).map_err(failed("find free ports for", "the lab"))?,
+                record: Record::new(wanted)
+                    .map_err(failed("find free ports and addresses for", "the lab"))?,
             },
         };
-        lab.record.volatile_cache = volatile_cache;
+        let has = if lab.record.wide.is_some() { 2 } else { 1 };
+        if wanted.sites.is_some_and(|sites| sites != has) {
+            return Err(LayoutError::Sites { dir: lab.dir, has });
+        }
+        lab.record.volatile_cache = wanted.volatile_cache;
+        if let Some(wide) = &mut lab.record.wide {
+            wide.slot_wal_max.clone_from(&wanted.slot_wal_max);
+        }
         lab.renew_ports()?;
         lab.make_directories()?;
         lab.save()?;
@@ -171,19 +176,17 @@ impl Lab {
         write_json(&path, &self.record).map_err(failed("write", path))
     }
 
-    /// The file behind the namespace.
-    pub fn namespace(&self) -> PathBuf {
-        self.dir.join("target/namespace.img")
+    /// Its sites; the only one of most labs has no name.
+    pub fn sites(&self) -> Vec<Site<'_>> {
+        match self.record.wide {
+            None => vec![Site::new(self, None)],
+            Some(_) => SITES.map(|name| Site::new(self, Some(name))).to_vec(),
+        }
     }
 
-    /// Where the target keeps reservations through a restart.
-    pub fn reservations(&self) -> PathBuf {
-        self.dir.join("target/reservations.json")
-    }
-
-    /// The target's control socket.
-    pub fn target_socket(&self) -> PathBuf {
-        self.dir.join("target/control.sock")
+    /// The site of this name, the only one if none is given.
+    pub fn site(&self, name: Option<&str>) -> Option<Site<'_>> {
+        self.sites().into_iter().find(|site| site.name == name)
     }
 
     /// The supervisor's control socket.
@@ -203,36 +206,31 @@ impl Lab {
 
     /// The paths of one member.
     pub fn member<'a>(&'a self, name: &str) -> Member<'a> {
-        Member {
-            lab: self,
-            dir: self.dir.join(name),
-            name: name.to_owned(),
-        }
+        Member::new(self, name)
     }
 
-    /// Draws new ports where another process took one in the meantime.
+    /// Draws new ports, or another network, where somebody else took one in the meantime.
     fn renew_ports(&mut self) -> Result<(), LayoutError> {
-        let record = &self.record;
-        let members = record
-            .members
-            .values()
-            .flat_map(|m| [m.peer_port, m.link_port, m.postgres_port, m.api_port]);
-        let mut used = members.chain([record.target_port]);
+        let failed = failed("find free ports and addresses for", &self.dir);
+        if let Some(wide) = &mut self.record.wide {
+            // nobody else's ports lie in the sites' own networks
+            return wide.renew(&self.dir).map_err(failed);
+        }
         let free = |port| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
-        if used.all(|port| port != 0 && free(port)) {
+        if self.record.ports().all(|port| port != 0 && free(port)) {
             return Ok(());
         }
-        self.record
-            .draw_ports()
-            .map_err(failed("find free ports for", &self.dir))
+        self.record.draw_ports().map_err(failed)
     }
 
     fn make_directories(&self) -> Result<(), LayoutError> {
         let make =
             |path: PathBuf| fs::create_dir_all(&path).map_err(failed("make the directory", path));
-        make(self.dir.join("target"))?;
         make(self.lease_directory())?;
-        for name in MEMBERS {
+        for site in self.sites() {
+            make(site.target())?;
+        }
+        for name in self.record.members.keys() {
             let member = self.member(name);
             for path in [
                 member.mount_point(),
@@ -248,140 +246,18 @@ impl Lab {
                 .map_err(failed("give to `postgres`", sockets))?;
             member.reach_lease(true)?;
         }
-        let secret = self.dir.join("secret");
-        if !secret.exists() {
-            let text = format!("{}\n", Uuid::new_v4().simple());
-            fs::write(&secret, text).map_err(failed("write", &secret))?;
-        }
-        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600))
-            .map_err(failed("protect", &secret))
-    }
-}
-
-impl Record {
-    fn new(size: u64) -> io::Result<Self> {
-        let member = |(name, number): (&str, u8)| {
-            let record = MemberRecord {
-                number,
-                host_id: Uuid::new_v4(),
-                peer_port: 0,
-                link_port: 0,
-                postgres_port: 0,
-                api_port: 0,
-            };
-            (name.to_owned(), record)
-        };
-        let members = MEMBERS.into_iter().zip(1..).map(member).collect();
-        let mut record = Self {
-            target_port: 0,
-            size,
-            volatile_cache: false,
-            members,
-        };
-        record.draw_ports()?;
-        Ok(record)
+        make_secret(&self.secret())?;
+        make_secret(&self.replication_password())
     }
 
-    fn draw_ports(&mut self) -> io::Result<()> {
-        let ports: [u16; 1 + PORTS * MEMBERS.len()] = ports::free()?;
-        let [target, members @ ..] = ports;
-        self.target_port = target;
-        for (member, ports) in self.members.values_mut().zip(members.chunks_exact(PORTS)) {
-            member.peer_port = ports[0];
-            member.link_port = ports[1];
-            member.postgres_port = ports[2];
-            member.api_port = ports[3];
-        }
-        Ok(())
-    }
-}
-
-/// The paths of one member.
-#[derive(Clone, Debug)]
-pub struct Member<'a> {
-    lab: &'a Lab,
-    /// Everything of this member.
-    pub dir: PathBuf,
-    /// Its name.
-    pub name: String,
-}
-
-impl Member<'_> {
-    /// Its configuration.
-    pub fn config(&self) -> PathBuf {
-        self.dir.join("member.toml")
+    /// What the members of a site prove to each other who they are by.
+    pub fn secret(&self) -> PathBuf {
+        self.dir.join("secret")
     }
 
-    /// Its control socket.
-    pub fn socket(&self) -> PathBuf {
-        self.dir.join("control.sock")
-    }
-
-    /// Its journal.
-    pub fn journal(&self) -> PathBuf {
-        self.dir.join("journal.jsonl")
-    }
-
-    /// Where it mounts the volume, in its own mount namespace.
-    pub fn mount_point(&self) -> PathBuf {
-        self.dir.join("mount")
-    }
-
-    /// Where its bridge mounts FUSE.
-    pub fn bridge(&self) -> PathBuf {
-        self.dir.join("bridge")
-    }
-
-    /// Locks and the like.
-    pub fn runtime(&self) -> PathBuf {
-        self.dir.join("run")
-    }
-
-    /// PostgreSQL's Unix socket.
-    pub fn postgres_sockets(&self) -> PathBuf {
-        self.dir.join("pg")
-    }
-
-    /// The lease file, through the member's own symbolic link.
-    pub fn lease(&self) -> PathBuf {
-        self.dir.join("lease/lease.json")
-    }
-
-    /// Its host's NVMe Qualified Name.
-    pub fn host_nqn(&self) -> String {
-        format!("nqn.2014-08.org.nvmexpress:uuid:{}", self.record().host_id)
-    }
-
-    /// Its record.
-    pub fn record(&self) -> &MemberRecord {
-        &self.lab.record.members[&self.name]
-    }
-
-    /// Where clients reach its PostgreSQL.
-    pub fn postgres(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.record().postgres_port).into()
-    }
-
-    /// Where its HTTP API is.
-    pub fn api(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.record().api_port).into()
-    }
-
-    /// Makes the lease store reachable for this member or not: its link leads there or nowhere.
-    pub fn reach_lease(&self, reachable: bool) -> Result<(), LayoutError> {
-        let link = self.dir.join("lease");
-        let next = self.dir.join("lease.next");
-        let place = if reachable {
-            "../lease"
-        } else {
-            "../unreachable"
-        };
-        let replace = || {
-            drop(fs::remove_file(&next));
-            symlink(place, &next)?;
-            fs::rename(&next, &link)
-        };
-        replace().map_err(failed("replace the link", link.clone()))
+    /// The password by which a replica connects to the primary.
+    pub fn replication_password(&self) -> PathBuf {
+        self.dir.join("replication-password")
     }
 }
 
@@ -407,6 +283,15 @@ pub fn postgres_bin() -> Result<PathBuf, LayoutError> {
     newest.map(bin).ok_or(LayoutError::NoPostgres)
 }
 
+/// A random secret that nobody else may read, made if it is not there.
+fn make_secret(path: &Path) -> Result<(), LayoutError> {
+    if !path.exists() {
+        let text = format!("{}\n", Uuid::new_v4().simple());
+        fs::write(path, text).map_err(failed("write", path))?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed("protect", path))
+}
+
 /// Writes a JSON file under another name first, so that a reader never sees half of it.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let next = path.with_extension("next");
@@ -425,7 +310,10 @@ fn canonical(dir: &Path) -> Result<PathBuf, LayoutError> {
     }
 }
 
-fn failed(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> LayoutError {
+pub(super) fn failed(
+    what: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(io::Error) -> LayoutError {
     let path = path.into();
     move |source| LayoutError::Io { what, path, source }
 }

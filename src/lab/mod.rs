@@ -1,5 +1,6 @@
 //! The whole system on one machine, below one directory: a target, two members, the links between
-//! them, and a supervisor that keeps them running as a kubelet would.
+//! them, and a supervisor that keeps them running as a kubelet would. Or two sites of that kind, each
+//! in a network of its own, and the line between them.
 
 pub mod bridge_queue;
 pub mod configure;
@@ -7,11 +8,14 @@ pub mod down;
 pub mod forwarder;
 pub mod fuse;
 pub mod layout;
+mod links;
 pub mod network;
 pub mod ports;
 pub mod process;
 pub mod protocol;
+pub mod record;
 mod service;
+pub mod site;
 pub mod supervisor;
 pub mod up;
 pub mod wan;

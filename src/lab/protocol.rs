@@ -12,9 +12,10 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::process::Process;
+use super::wan::shape::Shape;
 
 /// What the supervisor can do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum Request {
     /// Nothing: only tell.
@@ -34,15 +35,30 @@ pub enum Request {
         /// Its name.
         member: String,
     },
-    /// Cut or heal the links between the members.
+    /// Cut or heal the links between the members of a site.
     Links {
         /// Whether they are cut.
         cut: bool,
     },
-    /// End the target; the answer comes when it has ended.
-    StopTarget,
-    /// Start the target again, on its port; the answer comes when it listens.
+    /// What the line between the sites does to frames from now on.
+    Line {
+        /// That.
+        shape: Shape,
+    },
+    /// Do not restart a target when it ends.
+    HoldTarget {
+        /// Its site; none for the only one.
+        site: Option<String>,
+    },
+    /// End a target; the answer comes when it has ended.
+    StopTarget {
+        /// Its site; none for the only one.
+        site: Option<String>,
+    },
+    /// Start a target again, on its port; the answer comes when it listens.
     StartTarget {
+        /// Its site; none for the only one.
+        site: Option<String>,
         /// Whether the reservations are still there.
         keep_reservations: bool,
         /// Whether it has a volatile write cache.
@@ -53,7 +69,7 @@ pub enum Request {
 }
 
 /// What the supervisor answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// It was done; this is how things are now.
@@ -63,16 +79,18 @@ pub enum Answer {
 }
 
 /// All that the supervisor runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// The supervisor.
     pub supervisor: Process,
-    /// The target.
-    pub target: ServiceState,
+    /// The targets, by the names of their directories: `target`, or `target-a` and so on.
+    pub targets: BTreeMap<String, ServiceState>,
     /// The members, by name.
     pub members: BTreeMap<String, ServiceState>,
     /// Whether the links between the members are cut.
     pub links_cut: bool,
+    /// What the line between the sites does to frames; none without several sites.
+    pub line: Option<Shape>,
 }
 
 /// One process that the supervisor keeps running.

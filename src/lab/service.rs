@@ -43,6 +43,8 @@ pub(super) struct Service {
     arguments: Vec<String>,
     log: PathBuf,
     mark: PathBuf,
+    /// The network namespace that it runs in, if not this one.
+    network: Option<PathBuf>,
     /// What is told of it.
     pub(super) state: ServiceState,
     started: Mono,
@@ -55,6 +57,7 @@ impl Service {
         arguments: Vec<String>,
         log: PathBuf,
         mark: PathBuf,
+        network: Option<PathBuf>,
     ) -> Self {
         let state = ServiceState::default();
         Self {
@@ -62,6 +65,7 @@ impl Service {
             arguments,
             log,
             mark,
+            network,
             state,
             started: Mono::ZERO,
             pause: FIRST_PAUSE,
@@ -80,7 +84,17 @@ impl Service {
             .create(true)
             .append(true)
             .open(&self.log)?;
-        let mut command = Command::new("setpriv");
+        let mut command = match &self.network {
+            None => Command::new("setpriv"),
+            Some(network) => {
+                let mut enter = Command::new("nsenter");
+                let network = network.display();
+                enter
+                    .arg(format!("--net={network}"))
+                    .args(["--", "setpriv"]);
+                enter
+            }
+        };
         command
             .args(["--pdeathsig", "KILL"])
             .arg(&self.program)

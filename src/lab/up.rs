@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::layout::{Lab, LayoutError};
+use super::layout::{Lab, LayoutError, Wanted};
 use super::protocol::{Request, ask_supervisor};
 
 /// How long the supervisor may take to start the target and the members.
@@ -65,7 +65,7 @@ impl Started {
 }
 
 /// Makes the lab if there is none and starts it; returns when the members are started.
-pub async fn up(dir: &Path, size: u64, volatile_cache: bool) -> Result<Lab, UpError> {
+pub async fn up(dir: &Path, wanted: &Wanted) -> Result<Lab, UpError> {
     if let Ok(lab) = Lab::open(dir)
         && ask_supervisor(&lab.supervisor_socket(), &Request::Status, ASK_WITHIN)
             .await
@@ -73,7 +73,7 @@ pub async fn up(dir: &Path, size: u64, volatile_cache: bool) -> Result<Lab, UpEr
     {
         return Err(UpError::Running { dir: lab.dir });
     }
-    let lab = Lab::create(dir, size, volatile_cache)?;
+    let lab = Lab::create(dir, wanted)?;
     let path = lab.dir.join("supervisor.log");
     let log = OpenOptions::new().create(true).append(true).open(&path)?;
     let mut command = Command::new(std::env::current_exe()?);

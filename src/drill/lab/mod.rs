@@ -1,4 +1,4 @@
-//! A lab as a drill's ground: one machine, two members, and a target that keeps a record.
+//! A lab's site as a drill's ground: two members, and a target that keeps a record.
 
 mod processes;
 mod side;
@@ -19,8 +19,9 @@ use super::target::{Audit, Target};
 use super::timeline::Done;
 use super::wait::until;
 use crate::control::{self, Reply, Status};
-use crate::lab::layout::{Lab, MEMBERS, postgres_bin};
+use crate::lab::layout::{Lab, postgres_bin};
 use crate::lab::protocol::{Request, State, ask_supervisor};
+use crate::lab::site::Site;
 
 /// How long the supervisor may take for anything but stopping a member.
 const ASK_WITHIN: Duration = Duration::from_secs(30);
@@ -40,11 +41,13 @@ const SWITCHOVER_WITHIN: Duration = Duration::from_secs(60);
 /// How long the lab may take until it is steady again after its target was restarted.
 const STEADY_WITHIN: Duration = Duration::from_secs(90);
 
-/// The lab under drill.
+/// One site of the lab under drill; most labs have no other.
 #[derive(Debug)]
 pub struct LabGround {
     /// Its paths and ports.
     pub lab: Lab,
+    /// The site's name, if there are several.
+    site: Option<&'static str>,
     target: Target,
     /// The records of targets that were restarted since.
     gone: Audit,
@@ -52,27 +55,43 @@ pub struct LabGround {
 }
 
 impl LabGround {
-    /// The ground of a running lab.
+    /// The only site of a running lab, or its first one.
     pub fn new(lab: Lab) -> Self {
-        let target = Target {
-            socket: lab.target_socket(),
-        };
+        let site = lab.sites().first().and_then(|site| site.name);
+        Self::of_site(lab, site)
+    }
+
+    /// One site of a running lab.
+    pub fn of_site(lab: Lab, site: Option<&'static str>) -> Self {
+        let socket = Site::new(&lab, site).target_socket();
         Self {
             lab,
-            target,
+            site,
+            target: Target { socket },
             gone: Audit::default(),
             undo: Vec::new(),
         }
     }
 
+    /// Its paths and addresses.
+    pub fn site(&self) -> Site<'_> {
+        Site::new(&self.lab, self.site)
+    }
+
+    fn site_name(&self) -> Option<String> {
+        self.site.map(str::to_owned)
+    }
+
     /// Asks the supervisor.
     async fn ask(&self, request: Request) -> Result<State, StageError> {
         let within = match request {
-            Request::Stop { .. } | Request::StopTarget | Request::Shutdown => STOP_WITHIN,
+            Request::Stop { .. } | Request::StopTarget { .. } | Request::Shutdown => STOP_WITHIN,
             Request::Status
             | Request::Hold { .. }
             | Request::Release { .. }
             | Request::Links { .. }
+            | Request::Line { .. }
+            | Request::HoldTarget { .. }
             | Request::StartTarget { .. } => ASK_WITHIN,
         };
         Ok(ask_supervisor(&self.lab.supervisor_socket(), &request, within).await?)
@@ -109,8 +128,10 @@ impl LabGround {
     ) -> Result<(), StageError> {
         self.gone = self.audit().await?;
         self.undo.push(Undo::StartTarget);
-        self.ask(Request::StopTarget).await?;
+        let site = self.site_name();
+        self.ask(Request::StopTarget { site: site.clone() }).await?;
         self.ask(Request::StartTarget {
+            site,
             keep_reservations,
             volatile_cache,
         })
@@ -130,7 +151,7 @@ impl LabGround {
 
 impl Ground for LabGround {
     fn members(&self) -> [&str; 2] {
-        MEMBERS
+        self.site().members()
     }
 
     fn postgres(&self, member: &str) -> SocketAddr {
@@ -245,7 +266,7 @@ impl Ground for LabGround {
             let name = name.to_owned();
             steps.into_iter().map(move |step| (name.clone(), step))
         };
-        Ok(MEMBERS.into_iter().flat_map(of).collect())
+        Ok(self.site().members().into_iter().flat_map(of).collect())
     }
 
     async fn undo(&mut self) -> Result<(), StageError> {
@@ -269,7 +290,7 @@ impl Ground for LabGround {
     }
 
     async fn inspect(&mut self) -> Result<[Checked; 2], StageError> {
-        let (image, bin_dir) = (self.lab.namespace(), postgres_bin()?);
+        let (image, bin_dir) = (self.site().namespace(), postgres_bin()?);
         let mount_point = check::mount_point(&self.lab.dir).map_err(|source| StageError::Io {
             what: "make the directory for the checks in",
             path: self.lab.dir.clone(),

@@ -41,6 +41,7 @@ impl LabGround {
             Undo::StartTarget => {
                 let volatile_cache = self.lab.record.volatile_cache;
                 let start = Request::StartTarget {
+                    site: self.site_name(),
                     keep_reservations: true,
                     volatile_cache,
                 };

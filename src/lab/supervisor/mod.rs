@@ -1,27 +1,31 @@
-//! The process that keeps a lab running: target, members, links. It decides nothing about the
+//! The process that keeps a lab running: targets, members, links. It decides nothing about the
 //! database: it starts what ended, as a kubelet would, unless a drill holds it down.
 //!
 //! One task owns everything and takes one event after the other.
 
+mod asking;
+
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
 use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot};
 
+use self::asking::{listen, terminate_on_signals};
 use super::configure::{self, SUBSYSTEM};
-use super::forwarder::Forwarder;
-use super::layout::{Lab, LayoutError, MEMBERS, write_json};
+use super::layout::{Lab, LayoutError, write_json};
+use super::links::Links;
+use super::network::NetworkError;
 use super::process::Process;
 use super::protocol::{Answer, Request, State};
 use super::service::{Output, Service, ready};
+use super::site::Site;
+use super::wan::Line;
+use super::wan::shape::Shape;
 
 /// How long a service may take to stop cleanly until its whole tree is killed.
 const STOP_WITHIN: Duration = Duration::from_secs(40);
@@ -32,6 +36,9 @@ pub enum SupervisorError {
     /// The lab's files.
     #[error("prepare the lab")]
     Layout(#[from] LayoutError),
+    /// The sites' networks.
+    #[error("make the sites' networks")]
+    Network(#[from] NetworkError),
     /// The operating system refused something.
     #[error("{what}")]
     Io {
@@ -57,7 +64,8 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> SupervisorErro
 /// Which service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Who {
-    Target,
+    /// Of this site; none for the only one.
+    Target(Option<&'static str>),
     Member(String),
 }
 
@@ -73,10 +81,13 @@ enum Event {
 
 struct Supervisor {
     lab: Lab,
-    target: Service,
+    /// By their sites' names.
+    targets: BTreeMap<Option<&'static str>, Service>,
     members: BTreeMap<String, Service>,
-    links: Vec<Forwarder>,
+    links: Vec<Links>,
     links_cut: bool,
+    /// The line between the sites, and what it does.
+    line: Option<(Line, Shape)>,
     /// Who waits for the end of which service.
     waiting: Vec<(Who, oneshot::Sender<Answer>)>,
     events: mpsc::UnboundedSender<Event>,
@@ -95,16 +106,11 @@ pub async fn run(lab: Lab, started: impl FnOnce()) -> Result<(), SupervisorError
     let (events, mut queue) = mpsc::unbounded_channel();
     listen(&lab, events.clone())?;
     terminate_on_signals(events.clone())?;
-    let mut supervisor = Supervisor::new(lab, events).await?;
-    supervisor
-        .start_target(true)
-        .await
-        .map_err(io_error("start the target"))?;
-    for name in MEMBERS {
-        supervisor
-            .start_member(name)
-            .map_err(io_error(format!("start member {name}")))?;
+    if let Some(wide) = &lab.record.wide {
+        wide.network.make(&lab.dir).await?;
     }
+    let mut supervisor = Supervisor::new(lab, events).await?;
+    supervisor.start().await?;
     started();
     while let Some(event) = queue.recv().await {
         match supervisor.handle(event).await {
@@ -118,8 +124,13 @@ pub async fn run(lab: Lab, started: impl FnOnce()) -> Result<(), SupervisorError
             }
         }
     }
-    drop(std::fs::remove_file(supervisor.lab.supervisor_socket()));
-    drop(std::fs::remove_file(supervisor.lab.processes()));
+    let Supervisor { lab, line, .. } = supervisor;
+    drop(line);
+    if let Some(wide) = &lab.record.wide {
+        wide.network.remove().await?;
+    }
+    drop(std::fs::remove_file(lab.supervisor_socket()));
+    drop(std::fs::remove_file(lab.processes()));
     Ok(())
 }
 
@@ -131,36 +142,56 @@ enum Next {
 impl Supervisor {
     async fn new(lab: Lab, events: mpsc::UnboundedSender<Event>) -> Result<Self, SupervisorError> {
         let program = std::env::current_exe().map_err(io_error("find this program"))?;
-        let service = |arguments, log: PathBuf| {
-            Service::new(program.clone(), arguments, log, lab.dir.clone())
+        let service = |site: &Site<'_>, arguments, log: PathBuf| {
+            let network = site.network().map(|network| network.namespace);
+            Service::new(program.clone(), arguments, log, lab.dir.clone(), network)
         };
-        let member = |name: &str| {
-            let member = lab.member(name);
-            let config = member.config().display().to_string();
-            let arguments = vec!["run".into(), "--config".into(), config];
-            (
-                name.to_owned(),
-                service(arguments, member.dir.join("member.log")),
-            )
-        };
-        let members = MEMBERS.into_iter().map(member).collect();
-        let target = service(Vec::new(), lab.dir.join("target/target.log"));
-        let mut links = Vec::new();
-        for record in lab.record.members.values() {
-            let to = SocketAddr::from(([127, 0, 0, 1], record.peer_port));
-            let link = Forwarder::start(record.link_port, to).await;
-            links.push(link.map_err(io_error("open a link between the members"))?);
+        let (mut targets, mut members, mut links) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        for site in lab.sites() {
+            let target = service(&site, Vec::new(), site.target().join("target.log"));
+            targets.insert(site.name, target);
+            let mut ports = Vec::new();
+            for name in site.members() {
+                let member = lab.member(name);
+                let config = member.config().display().to_string();
+                let arguments = vec!["run".into(), "--config".into(), config];
+                let member_service = service(&site, arguments, member.dir.join("member.log"));
+                members.insert(name.to_owned(), member_service);
+                ports.push((member.record().link_port, member.record().peer_port));
+            }
+            let started = Links::start(&site, ports).await;
+            links.push(started.map_err(io_error("open the links between members"))?);
         }
+        let line = match &lab.record.wide {
+            Some(wide) => Some((wide.network.join()?, Shape::default())),
+            None => None,
+        };
         let waiting = Vec::new();
         Ok(Self {
             lab,
-            target,
+            targets,
             members,
             links,
             links_cut: false,
+            line,
             waiting,
             events,
         })
+    }
+
+    /// Starts all targets, then all members.
+    async fn start(&mut self) -> Result<(), SupervisorError> {
+        let targets: Vec<_> = self.targets.keys().copied().collect();
+        for site in targets {
+            let started = self.start_target(site, true).await;
+            started.map_err(io_error("start the target"))?;
+        }
+        let members: Vec<_> = self.members.keys().cloned().collect();
+        for name in members {
+            let started = self.start_member(&name);
+            started.map_err(io_error(format!("start member {name}")))?;
+        }
+        Ok(())
     }
 
     fn state(&self) -> State {
@@ -171,16 +202,21 @@ impl Supervisor {
             .members
             .iter()
             .map(|(name, member)| (name.clone(), member.state.clone()));
+        let targets = self.lab.sites().into_iter().filter_map(|site| {
+            let name = site.target().file_name()?.display().to_string();
+            Some((name, self.targets.get(&site.name)?.state.clone()))
+        });
         State {
             supervisor: own.unwrap_or(Process { pid: 0, started: 0 }),
-            target: self.target.state.clone(),
+            targets: targets.collect(),
             members: members.collect(),
             links_cut: self.links_cut,
+            line: self.line.as_ref().map(|(_, shape)| *shape),
         }
     }
 
-    /// The target's arguments: a port of 0 is never used, members must find it again.
-    fn target_arguments(&self) -> Vec<String> {
+    /// A target's arguments: a port of 0 is never used, members must find it again.
+    fn target_arguments(&self, site: &Site<'_>) -> Vec<String> {
         let record = &self.lab.record;
         let mut arguments = vec![
             "target".to_owned(),
@@ -188,11 +224,11 @@ impl Supervisor {
             format!("--subsystem={SUBSYSTEM}"),
             format!(
                 "--namespace={},size={}",
-                self.lab.namespace().display(),
+                site.namespace().display(),
                 record.size
             ),
-            format!("--state={}", self.lab.reservations().display()),
-            format!("--control={}", self.lab.target_socket().display()),
+            format!("--state={}", site.reservations().display()),
+            format!("--control={}", site.target_socket().display()),
         ];
         if record.volatile_cache {
             arguments.push("--volatile-cache".to_owned());
@@ -200,17 +236,24 @@ impl Supervisor {
         arguments
     }
 
-    async fn start_target(&mut self, keep_reservations: bool) -> io::Result<()> {
+    async fn start_target(
+        &mut self,
+        name: Option<&'static str>,
+        keep_reservations: bool,
+    ) -> io::Result<()> {
+        let site = self.lab.site(name).ok_or_else(no_such_site)?;
         if !keep_reservations {
-            match std::fs::remove_file(self.lab.reservations()) {
+            match std::fs::remove_file(site.reservations()) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 Ok(()) | Err(_) => {}
             }
         }
-        self.target.set_arguments(self.target_arguments());
-        let mut child = self.target.start(Output::Read)?;
+        let arguments = self.target_arguments(&site);
+        let target = self.targets.get_mut(&name).ok_or_else(no_such_site)?;
+        target.set_arguments(arguments);
+        let mut child = target.start(Output::Read)?;
         let line = ready(&mut child).await;
-        self.watch(Who::Target, child);
+        self.watch(Who::Target(name), child);
         tracing::info!(ready = line?.trim_end(), "target");
         self.record_processes()
     }
@@ -243,7 +286,7 @@ impl Supervisor {
 
     fn service(&mut self, who: &Who) -> Option<&mut Service> {
         match who {
-            Who::Target => Some(&mut self.target),
+            Who::Target(site) => self.targets.get_mut(site),
             Who::Member(name) => self.members.get_mut(name),
         }
     }
@@ -281,20 +324,27 @@ impl Supervisor {
                 self.links.iter().for_each(|link| link.set_cut(cut));
                 Ok(())
             }
-            Request::StopTarget => {
-                self.target.state.held = true;
-                return self.stop(Who::Target, asked);
-            }
+            Request::Line { shape } => match &mut self.line {
+                Some((line, current)) => {
+                    line.set(shape);
+                    *current = shape;
+                    Ok(())
+                }
+                None => Err(io::Error::other("there is one site only")),
+            },
+            Request::HoldTarget { site } => self.hold_target(site.as_deref()).map(drop),
+            Request::StopTarget { site } => match self.hold_target(site.as_deref()) {
+                Ok(site) => return self.stop(Who::Target(site), asked),
+                Err(error) => Err(error),
+            },
             Request::StartTarget {
+                site,
                 keep_reservations,
                 volatile_cache,
             } => {
-                self.target.state.held = false;
                 self.lab.record.volatile_cache = volatile_cache;
-                match self.target.state.process {
-                    Some(_) => Err(io::Error::other("the target runs already")),
-                    None => self.start_target(keep_reservations).await,
-                }
+                self.release_target(site.as_deref(), keep_reservations)
+                    .await
             }
         };
         let answer = match done {
@@ -302,6 +352,27 @@ impl Supervisor {
             Err(error) => Answer::Failed(error.to_string()),
         };
         drop(asked.send(answer));
+    }
+
+    fn hold_target(&mut self, site: Option<&str>) -> io::Result<Option<&'static str>> {
+        let name = self.lab.site(site).ok_or_else(no_such_site)?.name;
+        let target = self.targets.get_mut(&name).ok_or_else(no_such_site)?;
+        target.state.held = true;
+        Ok(name)
+    }
+
+    async fn release_target(
+        &mut self,
+        site: Option<&str>,
+        keep_reservations: bool,
+    ) -> io::Result<()> {
+        let name = self.hold_target(site)?;
+        let target = self.targets.get_mut(&name).ok_or_else(no_such_site)?;
+        target.state.held = false;
+        match target.state.process {
+            Some(_) => Err(io::Error::other("the target runs already")),
+            None => self.start_target(name, keep_reservations).await,
+        }
     }
 
     fn hold(&mut self, name: &str, held: bool) -> io::Result<()> {
@@ -373,7 +444,7 @@ impl Supervisor {
         }
         service.state.restarts += 1;
         let started = match who {
-            Who::Target => self.start_target(true).await,
+            Who::Target(site) => self.start_target(*site, true).await,
             Who::Member(name) => self.start_member(name),
         };
         if let Err(error) = started {
@@ -387,13 +458,12 @@ impl Supervisor {
         }
     }
 
-    /// Ends the members, then the target, each cleanly if it can.
+    /// Ends the members, then the targets, each cleanly if it can.
     async fn end(&mut self, queue: &mut mpsc::UnboundedReceiver<Event>) {
-        let members: Vec<_> = MEMBERS
-            .into_iter()
-            .map(|name| Who::Member(name.to_owned()))
-            .collect();
-        for group in [members, vec![Who::Target]] {
+        let members = self.members.keys().cloned().map(Who::Member).collect();
+        let targets = self.targets.keys().copied().map(Who::Target).collect();
+        for group in [members, targets] {
+            let group: Vec<Who> = group;
             for who in &group {
                 if let Some(service) = self.service(who) {
                     service.state.held = true;
@@ -420,52 +490,6 @@ impl Supervisor {
     }
 }
 
-/// Answers requests, one a line, several a connection.
-fn listen(lab: &Lab, events: mpsc::UnboundedSender<Event>) -> Result<(), SupervisorError> {
-    let socket = lab.supervisor_socket();
-    // ours by the lock: what is there was left by a supervisor that was killed
-    drop(std::fs::remove_file(&socket));
-    let what = format!("listen on {}", socket.display());
-    let listener = UnixListener::bind(&socket).map_err(io_error(what))?;
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(answer(stream, events.clone()));
-        }
-    });
-    Ok(())
-}
-
-async fn answer(stream: UnixStream, events: mpsc::UnboundedSender<Event>) -> io::Result<()> {
-    let (read, mut write) = stream.into_split();
-    let mut lines = BufReader::new(read).lines();
-    while let Some(line) = lines.next_line().await? {
-        let answer = match serde_json::from_str(&line) {
-            Ok(request) => {
-                let (asked, answer) = oneshot::channel();
-                drop(events.send(Event::Asked(request, asked)));
-                answer
-                    .await
-                    .unwrap_or_else(|_| Answer::Failed("the lab has ended".into()))
-            }
-            Err(error) => Answer::Failed(error.to_string()),
-        };
-        let mut line = serde_json::to_string(&answer).map_err(io::Error::other)?;
-        line.push('\n');
-        write.write_all(line.as_bytes()).await?;
-    }
-    Ok(())
-}
-
-fn terminate_on_signals(events: mpsc::UnboundedSender<Event>) -> Result<(), SupervisorError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let mut signals = signal(kind).map_err(io_error("wait for signals"))?;
-        let events = events.clone();
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                drop(events.send(Event::Terminated));
-            }
-        });
-    }
-    Ok(())
+fn no_such_site() -> io::Error {
+    io::Error::other("there is no such site")
 }
