@@ -78,6 +78,34 @@ async fn a_row_that_vanishes_or_comes_twice_is_found() {
     assert!(!verdict.holds());
 }
 
+/// PostgreSQL says so when a commit that was to wait for a replica did not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_wait_was_cancelled_is_in_doubt() {
+    let server = Server::start();
+    let plan = server.plan(1);
+    let writer = writer::Writer::start(&plan, WITHIN).await.unwrap();
+    server.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    server.sql("SELECT pg_reload_conf()");
+    let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    let until = clock::now() + WITHIN;
+    while writer.progress().1 == 0 && clock::now() < until {
+        server.sql(cancel);
+    }
+    assert!(
+        writer.progress().1 > 0,
+        "the cancelled wait passed for an acknowledgement"
+    );
+    server.sql("ALTER SYSTEM RESET synchronous_standby_names");
+    server.sql("SELECT pg_reload_conf()");
+    let written = writer.finish().await.unwrap();
+    let rows = writer::rows(&plan, WITHIN).await.unwrap();
+    let verdict = verify::verify(&written.entries, &rows);
+    assert!(
+        verdict.holds() && verdict.unknown_present > 0,
+        "{verdict:?}"
+    );
+}
+
 /// A PostgreSQL of its own in a temporary directory; dropping it stops it.
 struct Server {
     dir: tempfile::TempDir,

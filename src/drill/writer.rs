@@ -6,18 +6,20 @@
 //! new session and goes on with a *new* number, so that no row is ever tried twice. The same code
 //! measures Baton and, for the benchmark, any other PostgreSQL cluster.
 
+use std::future::poll_fn;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, NoTls, Statement};
+use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
 use super::ledger::{Entry, Fate, Ledger, LedgerError, Recorder, Row};
 use crate::clock::{self, Mono};
@@ -280,15 +282,47 @@ async fn any_session(servers: &[tokio_postgres::Config]) -> Session {
 struct Session {
     client: Client,
     insert: Statement,
-    _driver: Driver,
+    driver: Driver,
 }
 
 /// The task that moves a session's bytes; dropping it closes the socket.
-struct Driver(JoinHandle<()>);
+struct Driver {
+    task: JoinHandle<()>,
+    /// A warning came since it was last asked.
+    warned: Arc<AtomicBool>,
+}
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
+    }
+}
+
+impl Driver {
+    fn start<S, T>(mut connection: tokio_postgres::Connection<S, T>) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let warned = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&warned);
+        let task = tokio::spawn(async move {
+            // an error here reaches the client's own calls too, which judge it
+            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                if let AsyncMessage::Notice(notice) = message
+                    && notice.code() == &SqlState::WARNING
+                {
+                    seen.store(true, Ordering::Release);
+                }
+            }
+        });
+        Self { task, warned }
+    }
+
+    /// Whether a warning came since this was last asked. One that the server sent before an answer
+    /// has been seen when the answer has: one task takes both, in their order.
+    fn warned(&self) -> bool {
+        self.warned.swap(false, Ordering::Acquire)
     }
 }
 
@@ -305,13 +339,13 @@ enum OpenError {
 async fn connect(server: &tokio_postgres::Config) -> Result<(Client, Driver), OpenError> {
     let mut server = server.clone();
     server.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    connect_to_any(&server).await
+}
+
+async fn connect_to_any(server: &tokio_postgres::Config) -> Result<(Client, Driver), OpenError> {
     let connected = timeout(OPEN_TIMEOUT, server.connect(NoTls)).await;
     let (client, connection) = connected.map_err(|_| OpenError::Timeout)??;
-    let driver = tokio::spawn(async move {
-        // an error here reaches the client's own calls too, which judge it
-        drop(connection.await);
-    });
-    Ok((client, Driver(driver)))
+    Ok((client, Driver::start(connection)))
 }
 
 impl Session {
@@ -323,7 +357,7 @@ impl Session {
         Ok(Self {
             client,
             insert,
-            _driver: driver,
+            driver,
         })
     }
 
@@ -331,6 +365,8 @@ impl Session {
         let (connection, number) = (i32::from(connection), number.cast_signed());
         let row: [&(dyn ToSql + Sync); 2] = [&connection, &number];
         match timeout(within, self.client.execute(&self.insert, &row)).await {
+            // committed here, but perhaps not where the commit was to wait for: no promise
+            Ok(Ok(_)) if self.driver.warned() => Insert::Unknown,
             Ok(Ok(_)) => Insert::Acknowledged,
             Ok(Err(error)) if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => {
                 Insert::Refused
@@ -389,17 +425,35 @@ async fn make_table(plan: &Plan, within: Duration) -> Result<(), WriterError> {
     .await
 }
 
-/// Every row of the table, as often as it is there: read from the heap, never from the index.
+/// Every row of the table on a server that accepts writes, as often as it is there.
 pub async fn rows(plan: &Plan, within: Duration) -> Result<Vec<Row>, WriterError> {
+    let what = "read the drill's table";
+    let rows = on_any_server(plan, within, what, read_rows).await?;
+    parse_rows(&rows)
+}
+
+/// Every row of the table on this server, which may be a replica.
+pub async fn rows_on(server: &tokio_postgres::Config) -> Result<Vec<Row>, WriterError> {
+    let (client, _driver) = connect_to_any(server).await.map_err(|error| match error {
+        OpenError::Timeout => WriterError::NoServer {
+            within: OPEN_TIMEOUT,
+            last: error.to_string(),
+        },
+        OpenError::Sql(source) => unread(source),
+    })?;
+    parse_rows(&read_rows(client).await.map_err(unread)?)
+}
+
+/// From the heap, never from the index.
+async fn read_rows(client: Client) -> Result<Vec<tokio_postgres::Row>, tokio_postgres::Error> {
+    client
+        .batch_execute("SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off")
+        .await?;
     let sql = format!("SELECT connection, number FROM {TABLE}");
-    let sql = &sql;
-    let read = |client: Client| async move {
-        client
-            .batch_execute("SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off")
-            .await?;
-        client.query(sql, &[]).await
-    };
-    let rows = on_any_server(plan, within, "read the drill's table", read).await?;
+    client.query(&sql, &[]).await
+}
+
+fn parse_rows(rows: &[tokio_postgres::Row]) -> Result<Vec<Row>, WriterError> {
     let row = |row: &tokio_postgres::Row| {
         let connection: i32 = row.try_get(0)?;
         let number: i64 = row.try_get(1)?;
@@ -408,9 +462,15 @@ pub async fn rows(plan: &Plan, within: Duration) -> Result<Vec<Row>, WriterError
             number: number.cast_unsigned(),
         })
     };
-    let parsed: Result<_, tokio_postgres::Error> = rows.iter().map(row).collect();
-    parsed.map_err(|source| WriterError::Sql {
+    rows.iter()
+        .map(row)
+        .collect::<Result<_, _>>()
+        .map_err(unread)
+}
+
+fn unread(source: tokio_postgres::Error) -> WriterError {
+    WriterError::Sql {
         what: "read the drill's table",
         source,
-    })
+    }
 }
