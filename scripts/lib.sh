@@ -65,6 +65,7 @@ leftovers() {
         echo "process left: ${link//[^0-9]/}" && found=1
     done
     grep -E ' /(var/tmp|tmp)/baton' /proc/self/mounts && echo "mount left" && found=1
+    ls /run/netns 2>/dev/null | grep -E '^baton-[0-9a-f]{4}-(a|b|line)$' && echo "network namespace left" && found=1
     ls -d /sys/fs/cgroup/baton-kube-* /sys/fs/cgroup/unified/baton-kube-* 2>/dev/null && echo "control group left" && found=1
     cat /sys/block/loop*/loop/backing_file 2>/dev/null | grep -x /namespace && echo "loop device left" && found=1
     return $found

@@ -198,6 +198,75 @@ fn a_lab_whose_supervisor_was_killed_ends_too() {
     lab.down();
 }
 
+/// Two sites come up as one cluster, and nothing is left of their networks, killed or not.
+#[test]
+fn a_lab_of_two_sites_replicates_and_leaves_no_network() {
+    let lab = Running::prepare("sites");
+    let up = baton(&["lab", "up", "--sites", "2"], &lab.dir);
+    let (told, log) = (text(&up.stdout), text(&up.stderr));
+    assert!(
+        told.contains("site a, primary: a") && told.contains("site b, replica: b"),
+        "{told}{log}"
+    );
+    let opened = Lab::open(&lab.dir).unwrap();
+    let wide = opened.record.wide.clone().unwrap();
+    assert_eq!(wide.network.left().len(), 3);
+    let recovering = |member: &str| {
+        sql(
+            opened.member(member).postgres(),
+            "SELECT pg_is_in_recovery()",
+        )
+    };
+    let serving = |site: &str| {
+        let line = told.lines().find(|line| line.starts_with(site)).unwrap();
+        line.split_whitespace().nth(3).unwrap().to_owned()
+    };
+    assert_eq!(recovering(&serving("site a")), "f");
+    assert_eq!(recovering(&serving("site b")), "t");
+    let status = baton(&["lab", "status"], &lab.dir);
+    assert!(status.status.success() && text(&status.stdout).contains("as good as it gets"));
+
+    let state = lab.state();
+    assert_eq!((state.targets.len(), state.members.len()), (2, 4));
+    state.supervisor.signal(Signal::SIGKILL).unwrap();
+    lab.down();
+    assert_eq!(wide.network.left(), Vec::<String>::new());
+
+    // it knows that it has two sites, and refuses to be another lab
+    let one = baton(&["lab", "up", "--sites", "1"], &lab.dir);
+    assert!(
+        text(&one.stderr).contains("has 2 sites"),
+        "{}",
+        text(&one.stderr)
+    );
+    let again = baton(&["lab", "up"], &lab.dir);
+    let told = text(&again.stdout);
+    assert!(
+        told.contains("site b, replica: b"),
+        "{told}{}",
+        text(&again.stderr)
+    );
+    lab.down();
+    assert_eq!(wide.network.left(), Vec::<String>::new());
+}
+
+/// The only value that a statement gives.
+fn sql(at: SocketAddr, sql: &str) -> String {
+    let program = baton::lab::layout::postgres_bin().unwrap().join("psql");
+    let mut psql = Command::new(program);
+    psql.args([
+        "-XAtU",
+        "postgres",
+        "-h",
+        &at.ip().to_string(),
+        "-p",
+        &at.port().to_string(),
+    ]);
+    let output = psql.args(["-c", sql]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout).trim().to_owned()
+}
+
 #[test]
 fn bad_usage_is_told_and_changes_nothing() {
     let unknown = Command::new(PROGRAM)
@@ -255,14 +324,7 @@ struct Running {
 
 impl Running {
     fn up(name: &str) -> Self {
-        let root = tempfile::Builder::new()
-            .prefix("baton-test-")
-            .tempdir_in("/var/tmp")
-            .unwrap();
-        let dir = root.path().join(name);
-        // PostgreSQL's user must get through
-        std::fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();
-        let lab = Self { dir, _root: root };
+        let lab = Self::prepare(name);
         let up = baton(&["lab", "up"], &lab.dir);
         let (told, log) = (text(&up.stdout), text(&up.stderr));
         assert!(
@@ -270,6 +332,18 @@ impl Running {
             "{told}{log}"
         );
         lab
+    }
+
+    /// A directory for a lab that is not up yet.
+    fn prepare(name: &str) -> Self {
+        let root = tempfile::Builder::new()
+            .prefix("baton-test-")
+            .tempdir_in("/var/tmp")
+            .unwrap();
+        let dir = root.path().join(name);
+        // PostgreSQL's user must get through
+        std::fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();
+        Self { dir, _root: root }
     }
 
     fn state(&self) -> State {

@@ -10,9 +10,11 @@ use clap::builder::PossibleValuesParser;
 use crate::drill::lab::LabGround;
 use crate::drill::measure::Measure;
 use crate::drill::progress::Progress;
+use crate::drill::report::Report;
 use crate::drill::run::{self, Options};
 use crate::drill::scenario;
 use crate::drill::writer::Plan;
+use crate::drill::zones::{self, ground::Zones};
 use crate::lab::down::down;
 use crate::lab::layout::{Lab, Wanted};
 use crate::lab::up::up;
@@ -42,7 +44,7 @@ enum Drill {
 #[derive(clap::Args)]
 struct RunArgs {
     /// Which drill; `baton drill list` tells them
-    #[arg(value_parser = PossibleValuesParser::new(scenario::names()))]
+    #[arg(value_parser = PossibleValuesParser::new(scenario::names().chain(zones::scenario::names())))]
     scenario: String,
     /// Connections that write at the same time
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=90))]
@@ -103,16 +105,71 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn list() {
-    for scenario in &scenario::SCENARIOS {
-        println!(
-            "{:<15} {}\n{:<15} must follow: {}",
-            scenario.name, scenario.what, "", scenario.must
-        );
+    let one = scenario::SCENARIOS.iter().map(|s| (s.name, s.what, s.must));
+    let two = zones::scenario::SCENARIOS
+        .iter()
+        .map(|s| (s.name, s.what, s.must));
+    for (name, what, must) in one.chain(two) {
+        println!("{name:<17} {what}\n{:<17} must follow: {must}", "");
+    }
+}
+
+/// A drill of one site, or of two.
+enum Which {
+    One(&'static scenario::Scenario),
+    Two(&'static zones::scenario::ZoneScenario),
+}
+
+impl Which {
+    fn find(name: &str) -> Option<Self> {
+        let two = || zones::scenario::find(name).map(Self::Two);
+        scenario::find(name).map(Self::One).or_else(two)
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::One(scenario) => scenario.name,
+            Self::Two(scenario) => scenario.name,
+        }
+    }
+
+    /// The lab that it brings up for itself.
+    fn wanted(&self) -> Wanted {
+        match self {
+            Self::One(scenario) => Wanted {
+                volatile_cache: scenario.needs_cache(),
+                ..Wanted::default()
+            },
+            Self::Two(scenario) => Wanted {
+                sites: Some(2),
+                slot_wal_max: scenario.slot_wal_max().map(str::to_owned),
+                ..Wanted::default()
+            },
+        }
+    }
+
+    async fn run(
+        &self,
+        lab: Lab,
+        options: &Options,
+        progress: &Progress,
+    ) -> anyhow::Result<Report> {
+        Ok(match self {
+            Self::One(_) if lab.record.wide.is_some() => {
+                anyhow::bail!("this drill is for one site, but the lab has two")
+            }
+            Self::One(scenario) => {
+                run::run(scenario, options, &mut LabGround::new(lab), progress).await?
+            }
+            Self::Two(scenario) => {
+                zones::run::run(scenario, options, &mut Zones::new(lab)?, progress).await?
+            }
+        })
     }
 }
 
 async fn drill(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let scenario = scenario::find(&args.scenario).context("find the drill")?;
+    let which = Which::find(&args.scenario).context("find the drill")?;
     // a drill without --report keeps its ledger in a directory that goes with it
     let scratch = tempfile::Builder::new()
         .prefix("baton-drill-")
@@ -123,20 +180,12 @@ async fn drill(args: RunArgs) -> anyhow::Result<ExitCode> {
         report: args.report.unwrap_or_else(|| scratch.path().join("report")),
         keep_running: args.lab.is_some(),
     };
-    let progress = Progress::new(scenario.name);
+    let progress = Progress::new(which.name());
     let report = match args.lab {
-        Some(dir) => {
-            let mut ground = LabGround::new(Lab::open(&dir)?);
-            run::run(scenario, &options, &mut ground, &progress).await?
-        }
+        Some(dir) => which.run(Lab::open(&dir)?, &options, &progress).await?,
         None => {
-            let wanted = Wanted {
-                volatile_cache: scenario.needs_cache(),
-                ..Wanted::default()
-            };
-            let lab = up(&scratch.path().join("lab"), &wanted).await?;
-            let mut ground = LabGround::new(lab.clone());
-            let ran = run::run(scenario, &options, &mut ground, &progress).await;
+            let lab = up(&scratch.path().join("lab"), &which.wanted()).await?;
+            let ran = which.run(lab.clone(), &options, &progress).await;
             progress.step("taking the lab down");
             let down = down(&lab).await;
             let passed = ran.as_ref().is_ok_and(|report| report.passed);

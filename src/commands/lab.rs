@@ -9,6 +9,8 @@ use anyhow::Context;
 use crate::drill::cast::Cast;
 use crate::drill::ground::Ground;
 use crate::drill::lab::LabGround;
+use crate::drill::stage_error::StageError;
+use crate::drill::zones::ground::Zones;
 use crate::lab::layout::{DEFAULT_SIZE, Lab, Wanted};
 use crate::lab::protocol::{AskError, Request, ServiceState, ask_supervisor};
 use crate::lab::up::{Started, up};
@@ -24,7 +26,7 @@ const ASK_WITHIN: Duration = Duration::from_secs(5);
 /// How long the lab may take until one member serves and the other is ready.
 const SERVES_WITHIN: Duration = Duration::from_secs(120);
 
-/// Run the whole system on this machine: an NVMe/TCP target and two members
+/// Run the whole system on this machine: an NVMe/TCP target and two members, or two sites of that
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -37,7 +39,7 @@ enum Command {
     Up(UpArgs),
     /// End the lab; its data stays
     Down(DirArgs),
-    /// Show what runs; exits with 0 if one member serves and the other is ready
+    /// Show what runs; exits with 0 if one member serves and the other is ready, at each site
     Status(DirArgs),
     /// Be the supervisor, in the foreground
     #[command(hide = true)]
@@ -95,16 +97,35 @@ async fn start(args: &UpArgs) -> anyhow::Result<ExitCode> {
     };
     let lab = up(&args.dir.dir, &wanted).await?;
     let dir = lab.dir.display().to_string();
-    let ground = LabGround::new(lab);
-    let cast = ground
-        .steady(SERVES_WITHIN)
-        .await
+    let told = serving(lab, SERVES_WITHIN).await;
+    let told = told
         .with_context(|| format!("the lab runs, but does not serve; look at {dir}/*/member.log"))?;
-    println!("{}", serving(&ground, &cast));
+    println!("{told}");
     Ok(ExitCode::SUCCESS)
 }
 
-fn serving(ground: &LabGround, cast: &Cast) -> String {
+/// Who serves and who is ready, one line a site, once that is so everywhere.
+async fn serving(lab: Lab, within: Duration) -> Result<String, StageError> {
+    if lab.record.wide.is_none() {
+        let ground = LabGround::new(lab);
+        let cast = ground.steady(within).await?;
+        return Ok(line_of(&ground, &cast));
+    }
+    let mut zones = Zones::new(lab)?;
+    let cast = zones.steady(within).await?;
+    let lines = (0..cast.sites.len()).map(|site| {
+        let role = if site == cast.primary {
+            "primary"
+        } else {
+            "replica"
+        };
+        let line = line_of(zones.site(site), &cast.sites[site]);
+        format!("site {}, {role}: {line}", Zones::name(site))
+    });
+    Ok(lines.collect::<Vec<_>>().join("\n"))
+}
+
+fn line_of(ground: &LabGround, cast: &Cast) -> String {
     let Cast {
         active,
         standby,
@@ -120,10 +141,7 @@ fn serving(ground: &LabGround, cast: &Cast) -> String {
 /// Cleanly if the members do well: the standby first, so that nobody waits for a hand-over.
 async fn end(args: &DirArgs) -> anyhow::Result<ExitCode> {
     let lab = Lab::open(&args.dir)?;
-    let mut ground = LabGround::new(lab.clone());
-    if let Ok(cast) = ground.steady(Duration::ZERO).await
-        && let Err(error) = ground.quiesce(&cast).await
-    {
+    if let Err(error) = quiesce(lab.clone()).await {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
             "not stopped one after the other"
@@ -131,6 +149,22 @@ async fn end(args: &DirArgs) -> anyhow::Result<ExitCode> {
     }
     down::down(&lab).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Stops the members in order, where they do well.
+async fn quiesce(lab: Lab) -> Result<(), StageError> {
+    if lab.record.wide.is_some() {
+        let mut zones = Zones::new(lab)?;
+        return match zones.steady(Duration::ZERO).await {
+            Ok(cast) => zones.quiesce(&cast).await,
+            Err(_) => Ok(()),
+        };
+    }
+    let mut ground = LabGround::new(lab);
+    match ground.steady(Duration::ZERO).await {
+        Ok(cast) => ground.quiesce(&cast).await,
+        Err(_) => Ok(()),
+    }
 }
 
 async fn status(args: &DirArgs) -> anyhow::Result<ExitCode> {
@@ -143,7 +177,6 @@ async fn status(args: &DirArgs) -> anyhow::Result<ExitCode> {
         }
         answer => answer?,
     };
-    let ground = LabGround::new(lab);
     let line = |name: &str, service: &ServiceState, says: &str| {
         let pid = service
             .process
@@ -156,22 +189,28 @@ async fn status(args: &DirArgs) -> anyhow::Result<ExitCode> {
     for (name, target) in &state.targets {
         line(name, target, "");
     }
-    for (name, service) in &state.members {
-        let says = ground
-            .status(name)
-            .await
-            .map_or_else(|error| error.to_string(), |s| s.reason);
-        line(name, service, &says);
+    for site in lab.sites() {
+        let ground = LabGround::of_site(lab.clone(), site.name);
+        for name in site.members() {
+            let says = ground
+                .status(name)
+                .await
+                .map_or_else(|error| error.to_string(), |s| s.reason);
+            if let Some(service) = state.members.get(name) {
+                line(name, service, &says);
+            }
+        }
     }
-    let cast = ground.steady(Duration::ZERO).await;
+    if let Some(shape) = state.line {
+        println!("{:<10} {shape}", "line");
+    }
+    let told = serving(lab, Duration::ZERO).await;
+    let serves = told.is_ok();
     println!(
         "{}",
-        cast.as_ref()
-            .map_or("nobody serves with a ready standby".into(), |c| serving(
-                &ground, c
-            ))
+        told.unwrap_or_else(|_| "nobody serves with a ready standby".into())
     );
-    Ok(ExitCode::from(u8::from(cast.is_err())))
+    Ok(ExitCode::from(u8::from(!serves)))
 }
 
 async fn supervise(args: &DirArgs) -> anyhow::Result<ExitCode> {

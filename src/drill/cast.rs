@@ -2,6 +2,7 @@
 
 use super::stage_error::StageError;
 use crate::control::Status;
+use crate::control::zone::ServingAs;
 use crate::decide::RoleName;
 
 /// Who plays what at one moment.
@@ -23,7 +24,7 @@ impl Cast {
     pub fn of(views: &[View<'_>]) -> Option<Self> {
         let own = |view: &View<'_>| view.1.as_ref().ok()?.members.first().cloned();
         let active = views.iter().find(|view| {
-            let serves = view.1.as_ref().is_ok_and(|status| status.serving);
+            let serves = view.1.as_ref().is_ok_and(serves);
             serves && own(view).is_some_and(|member| member.role == Some(RoleName::Active))
         })?;
         let standby = views.iter().find(|view| {
@@ -36,6 +37,12 @@ impl Cast {
             epoch,
         })
     }
+}
+
+/// Whether PostgreSQL serves here: writers, or the readers of another site's replica.
+fn serves(status: &Status) -> bool {
+    let zone = status.zone.as_ref();
+    status.serving || zone.is_some_and(|zone| zone.serving_as == ServingAs::Replica)
 }
 
 /// A member's role and reason in words, or why it says nothing.

@@ -1,5 +1,6 @@
 //! The volume and the database at rest, by the tools of their own makers.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::report::Check;
+use super::report::{Check, Checks};
 use crate::lab::configure::DATA_DIRECTORY;
 use crate::mount_namespace;
 
@@ -50,15 +51,32 @@ pub async fn checksums(image: &Path, mount_point: &Path, bin_dir: &Path) -> Chec
     judge("pg_checksums", command).await
 }
 
+/// Removes all log from the data directory on the namespace's file, which nobody may have in use.
+pub async fn without_log(image: &Path, mount_point: &Path) -> Checked {
+    let script = r#"device=$(losetup --find --show "$1") || exit
+        mount -t ext4 "$device" "$2"; mounted=$?
+        losetup --detach "$device" && [ "$mounted" = 0 ] &&
+        find "$2/$3/pg_wal" -type f -name '????????????????????????' -delete && sync -f "$2""#;
+    let mut command = Command::from(mount_namespace::script(script));
+    command.arg(image).arg(mount_point).arg(DATA_DIRECTORY);
+    judge("removing the log", command).await
+}
+
 /// `pg_amcheck` on the running database: every table, and every index compared with its table.
 pub async fn amcheck(server: &Server, bin_dir: &Path) -> Checked {
+    run_amcheck(server, bin_dir, &["--install-missing"]).await
+}
+
+/// The same on a replica. It has the functions for it once [`amcheck`] ran on its primary; a database
+/// without them would be left out.
+pub async fn amcheck_replica(server: &Server, bin_dir: &Path) -> Checked {
+    run_amcheck(server, bin_dir, &[]).await
+}
+
+async fn run_amcheck(server: &Server, bin_dir: &Path, more: &[&str]) -> Checked {
     let mut command = Command::new(bin_dir.join("pg_amcheck"));
-    command.args([
-        "--all",
-        "--install-missing",
-        "--heapallindexed",
-        "--no-password",
-    ]);
+    command.args(["--all", "--heapallindexed", "--no-password"]);
+    command.args(more);
     command.args(["--host", &server.host, "--port", &server.port.to_string()]);
     command.args(["--username", &server.user]);
     judge("pg_amcheck", command).await
@@ -73,6 +91,31 @@ pub struct Server {
     pub port: u16,
     /// A superuser.
     pub user: String,
+}
+
+impl Server {
+    /// The PostgreSQL of a member that clients reach here.
+    pub fn at(address: SocketAddr) -> Self {
+        Self {
+            host: address.ip().to_string(),
+            port: address.port(),
+            user: "postgres".to_owned(),
+        }
+    }
+}
+
+impl Checks {
+    /// The results of `e2fsck`, `pg_checksums` and `pg_amcheck`, and what they found.
+    pub fn of(all: [Checked; 3]) -> (Self, Vec<String>) {
+        let [e2fsck, checksums, amcheck] = all.each_ref().map(|checked| checked.result);
+        let findings = all.into_iter().filter_map(|checked| checked.finding);
+        let checks = Self {
+            e2fsck,
+            checksums,
+            amcheck,
+        };
+        (checks, findings.collect())
+    }
 }
 
 /// Runs the tool; anything but exit code 0 is a finding.

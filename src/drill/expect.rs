@@ -37,22 +37,9 @@ impl Course {
         self.audit.fences.get(self.old_fences..).unwrap_or_default()
     }
 
-    /// The drill's last fence. It counts as verified if the member's journal holds its proof, and
-    /// the target's own record agrees.
+    /// The drill's last fence.
     pub fn fence(&self, done: &[timeline::Done]) -> Option<Fence> {
-        let last = self.fences().last()?;
-        let proof = done.iter().rfind(|(_, step)| step.name == "fence");
-        let proven = |(_, step): &timeline::Done| {
-            let outcome = step.outcome.as_ref();
-            outcome.is_some_and(|outcome| outcome.starts_with("Fenced"))
-        };
-        let refused = self.fences().iter().map(|fence| fence.refused_writes);
-        Some(Fence {
-            kind: "reservation".to_owned(),
-            verified: self.audit.violations == 0 && proof.is_some_and(proven),
-            preempted_key: last.victim_key.map(|key| format!("{key:#018x}")),
-            refused_writes: refused.sum(),
-        })
+        fence_of(self.fences(), self.audit.violations, done)
     }
 
     /// What the scenario promises and what holds for all, where it does not hold, in words.
@@ -110,6 +97,24 @@ impl Course {
             Owner::Moved | Owner::Same | Owner::Either => None,
         }
     }
+}
+
+/// The last of these fences. It counts as verified if a member's journal holds its proof, and the
+/// target's own record agrees.
+pub fn fence_of(fences: &[FenceRecord], violations: u64, done: &[timeline::Done]) -> Option<Fence> {
+    let last = fences.last()?;
+    let proof = done.iter().rfind(|(_, step)| step.name == "fence");
+    let proven = |(_, step): &timeline::Done| {
+        let outcome = step.outcome.as_ref();
+        outcome.is_some_and(|outcome| outcome.starts_with("Fenced"))
+    };
+    let refused = fences.iter().map(|fence| fence.refused_writes);
+    Some(Fence {
+        kind: "reservation".to_owned(),
+        verified: violations == 0 && proof.is_some_and(proven),
+        preempted_key: last.victim_key.map(|key| format!("{key:#018x}")),
+        refused_writes: refused.sum(),
+    })
 }
 
 /// What the comparison of ledger and table found, in words.

@@ -25,3 +25,4 @@ pub mod timeline;
 pub mod verify;
 pub mod wait;
 pub mod writer;
+pub mod zones;

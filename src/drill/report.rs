@@ -30,8 +30,28 @@ pub struct Report {
     pub writes: Writes,
     /// The fence; none where nobody was fenced.
     pub fence: Option<Fence>,
-    /// The volume and the database at rest.
+    /// The volume and the database at rest; with two sites those of the primary at the end.
     pub checks: Checks,
+    /// What only drills of two sites find.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zones: Option<Zones>,
+}
+
+/// What a drill of two sites found beside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Zones {
+    /// The primary's site before the fault and at the end.
+    pub primary: [String; 2],
+    /// The cluster's term before the fault and at the end.
+    pub term: [u64; 2],
+    /// The primary's timeline before the fault and at the end; 0 where it was not found out.
+    pub timeline: [u32; 2],
+    /// The ledger against the replica's table, after it had caught up.
+    pub replica_writes: Writes,
+    /// The replica's volume and database at rest.
+    pub replica_checks: Checks,
+    /// What else was seen, in words.
+    pub notes: Vec<String>,
 }
 
 /// One step of a handover or take-over.
@@ -137,16 +157,54 @@ impl fmt::Display for Report {
             Some(fence) => writeln!(f, "  fence      {fence}")?,
             None => writeln!(f, "  fence      none, nobody was fenced")?,
         }
-        let Checks {
+        writeln!(f, "  checks     {}", self.checks)?;
+        if let Some(zones) = &self.zones {
+            zones.fmt(f)?;
+        }
+        self.timeline(f)
+    }
+}
+
+impl fmt::Display for Checks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
             e2fsck,
             checksums,
             amcheck,
-        } = self.checks;
+        } = self;
+        write!(
+            f,
+            "e2fsck {e2fsck}, checksums {checksums}, amcheck {amcheck}"
+        )
+    }
+}
+
+impl fmt::Display for Zones {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            primary: [before, after],
+            term,
+            timeline,
+            replica_writes,
+            replica_checks,
+            notes,
+        } = self;
+        writeln!(f, "  primary    site {before} -> site {after}")?;
+        writeln!(f, "  term       {} -> {}", term[0], term[1])?;
+        writeln!(f, "  timeline   {} -> {}", timeline[0], timeline[1])?;
+        let Writes {
+            acknowledged: _,
+            lost,
+            duplicated,
+            unknown: _,
+        } = replica_writes;
         writeln!(
             f,
-            "  checks     e2fsck {e2fsck}, checksums {checksums}, amcheck {amcheck}"
+            "  replica    {lost} lost, {duplicated} duplicated; {replica_checks}"
         )?;
-        self.timeline(f)
+        notes
+            .iter()
+            .try_for_each(|note| writeln!(f, "  seen       {note}"))
     }
 }
 
@@ -247,6 +305,7 @@ mod tests {
                 checksums: Check::Clean,
                 amcheck: Check::NotRun,
             },
+            zones: None,
         }
     }
 
@@ -274,6 +333,32 @@ crash: passed
   start        b          2050 ms    300 ms |                                  ######|
 ";
         assert_eq!(crash().to_string(), expected);
+    }
+
+    #[test]
+    fn what_two_sites_found_is_told_beside() {
+        let report = Report {
+            phases: vec![],
+            zones: Some(Zones {
+                primary: ["a".into(), "b".into()],
+                term: [1, 2],
+                timeline: [1, 2],
+                replica_writes: Writes::default(),
+                replica_checks: crash().checks,
+                notes: vec!["a note".into()],
+            }),
+            ..crash()
+        };
+        let told = "\
+  primary    site a -> site b
+  term       1 -> 2
+  timeline   1 -> 2
+  replica    0 lost, 0 duplicated; e2fsck clean, checksums clean, amcheck NOT RUN
+  seen       a note
+";
+        assert!(report.to_string().ends_with(told), "{report}");
+        let json = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One drill from beginning to end: write, break, watch, check, report.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,13 +24,13 @@ use crate::clock;
 use crate::lab::layout::{LayoutError, postgres_bin};
 
 /// How long the system may take until one member serves and the other is ready.
-const STEADY_WITHIN: Duration = Duration::from_secs(90);
+pub(super) const STEADY_WITHIN: Duration = Duration::from_secs(90);
 
 /// How long an insert may take until its session is given up.
 const INSERT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long reading the table may wait for a server.
-const READ_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const READ_WITHIN: Duration = Duration::from_secs(30);
 
 /// What the user may choose.
 #[derive(Clone, Debug)]
@@ -83,20 +84,44 @@ pub async fn run(
     ground: &mut impl Ground,
     progress: &Progress,
 ) -> Result<Report, DrillError> {
-    let failed = |source| DrillError::Report {
-        dir: options.report.clone(),
-        source,
-    };
-    std::fs::create_dir_all(&options.report).map_err(failed)?;
-    let ran = tokio::select! {
-        ran = drill(scenario, options, ground, progress) => ran,
-        signal = interrupted() => Err(DrillError::Interrupted { signal }),
-    };
+    prepare(options)?;
+    let ran = unless_interrupted(drill(scenario, options, ground, progress)).await;
     // whatever happened: nothing stays frozen, cut off or held down
     let undone = ground.undo().await;
+    finish(ran, undone, options)
+}
+
+fn report_error(options: &Options) -> impl FnOnce(io::Error) -> DrillError {
+    let dir = options.report.clone();
+    move |source| DrillError::Report { dir, source }
+}
+
+/// Makes the directory of the report.
+pub(super) fn prepare(options: &Options) -> Result<(), DrillError> {
+    std::fs::create_dir_all(&options.report).map_err(report_error(options))
+}
+
+/// The drill, up to its end or the user's.
+pub(super) async fn unless_interrupted(
+    drill: impl Future<Output = Result<Report, DrillError>>,
+) -> Result<Report, DrillError> {
+    tokio::select! {
+        ran = drill => ran,
+        signal = interrupted() => Err(DrillError::Interrupted { signal }),
+    }
+}
+
+/// Writes the report, once every fault was undone.
+pub(super) fn finish(
+    ran: Result<Report, DrillError>,
+    undone: Result<(), StageError>,
+    options: &Options,
+) -> Result<Report, DrillError> {
     let report = ran?;
     undone?;
-    report.write(&options.report).map_err(failed)?;
+    report
+        .write(&options.report)
+        .map_err(report_error(options))?;
     Ok(report)
 }
 
@@ -151,18 +176,27 @@ async fn interrupted() -> &'static str {
 }
 
 fn plan(ground: &impl Ground, options: &Options) -> Plan {
-    let server = |name: &str| {
+    let servers = ground.members().map(|name| ground.postgres(name));
+    plan_of(servers, INSERT_TIMEOUT, options)
+}
+
+/// What to write to the members at these addresses.
+pub(super) fn plan_of(
+    addresses: impl IntoIterator<Item = SocketAddr>,
+    insert_timeout: Duration,
+    options: &Options,
+) -> Plan {
+    let server = |address: SocketAddr| {
         let mut server = tokio_postgres::Config::new();
-        let address = ground.postgres(name);
         server.host(address.ip().to_string()).port(address.port());
         server.user("postgres").dbname("postgres");
         server
     };
     Plan {
-        servers: ground.members().into_iter().map(server).collect(),
+        servers: addresses.into_iter().map(server).collect(),
         connections: options.connections,
         ledger: options.report.join("ledger"),
-        insert_timeout: INSERT_TIMEOUT,
+        insert_timeout,
     }
 }
 
@@ -222,11 +256,11 @@ async fn course(
 }
 
 /// What failed, in words.
-fn told(result: Result<(), StageError>) -> Vec<String> {
+pub(super) fn told(result: Result<(), StageError>) -> Vec<String> {
     result.err().iter().map(StageError::words).collect()
 }
 
-fn remove_if_there(path: &Path) -> Result<(), DrillError> {
+pub(super) fn remove_if_there(path: &Path) -> Result<(), DrillError> {
     match std::fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(DrillError::Report {
             dir: path.to_owned(),
@@ -244,12 +278,7 @@ async fn checks(
 ) -> Result<(Checks, Vec<String>), DrillError> {
     let cast = course.after.as_ref().unwrap_or(&course.before);
     progress.step("pg_amcheck");
-    let address = ground.postgres(&cast.active);
-    let server = check::Server {
-        host: address.ip().to_string(),
-        port: address.port(),
-        user: "postgres".to_owned(),
-    };
+    let server = check::Server::at(ground.postgres(&cast.active));
     let amcheck = check::amcheck(&server, &postgres_bin()?).await;
     progress.step("stopping both members; e2fsck, pg_checksums");
     let [e2fsck, checksums] = match ground.quiesce(cast).await {
@@ -259,14 +288,7 @@ async fn checks(
             [check::not_run(why.clone()), check::not_run(why)]
         }
     };
-    let all = [&e2fsck, &checksums, &amcheck];
-    let findings = all.into_iter().filter_map(|c| c.finding.clone()).collect();
-    let checks = Checks {
-        e2fsck: e2fsck.result,
-        checksums: checksums.result,
-        amcheck: amcheck.result,
-    };
-    Ok((checks, findings))
+    Ok(Checks::of([e2fsck, checksums, amcheck]))
 }
 
 /// What was found beside the course of events.
@@ -316,5 +338,6 @@ fn report(scenario: &Scenario, course: &Course, done: &[Done], judged: Judged) -
         writes,
         fence,
         checks: judged.checks,
+        zones: None,
     }
 }

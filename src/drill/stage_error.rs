@@ -88,7 +88,7 @@ pub enum StageError {
 }
 
 impl StageError {
-    pub(super) fn missing(member: &str, what: &'static str) -> Self {
+    pub(in crate::drill) fn missing(member: &str, what: &'static str) -> Self {
         Self::Missing {
             member: member.to_owned(),
             what,

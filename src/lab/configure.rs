@@ -1,7 +1,7 @@
 //! The members' configuration files. Only what a lab must say is said: timings and PostgreSQL's
 //! settings are the defaults, so that a drill measures what a user gets; but for [`TIMINGS`].
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -88,7 +88,7 @@ struct PostgresToml {
     listen_addresses: String,
     data_directory: &'static str,
     socket_directory: PathBuf,
-    hba: Vec<String>,
+    hba: [String; 1],
 }
 
 #[derive(Serialize)]
@@ -180,7 +180,7 @@ fn toml_of(lab: &Lab, member: &Member<'_>, bin_dir: PathBuf) -> MemberToml {
             listen_addresses: listen_addresses(member),
             data_directory: DATA_DIRECTORY,
             socket_directory: member.postgres_sockets(),
-            hba: hba(lab, member),
+            hba: [hba(member)],
         },
         timings: TIMINGS,
         journal: PathToml {
@@ -210,17 +210,11 @@ fn listen_addresses(member: &Member<'_>) -> String {
     }
 }
 
-/// Clients come from this machine, without a password; replicas over the line, with theirs.
-fn hba(lab: &Lab, member: &Member<'_>) -> Vec<String> {
-    let (Some(wide), Some(network)) = (&lab.record.wide, member.site().network()) else {
-        return vec!["host all all 127.0.0.1/32 trust".to_owned()];
-    };
-    let line = wide.network.line_addresses();
-    vec![
-        format!("host all all {}/32 trust", network.clients),
-        format!("host all {REPLICATION_USER} {line} scram-sha-256"),
-        format!("host replication {REPLICATION_USER} {line} scram-sha-256"),
-    ]
+/// Clients come from this machine, without a password. What lets replicas in is Baton's to know.
+fn hba(member: &Member<'_>) -> String {
+    let clients = member.site().network().map(|network| network.clients);
+    let clients = clients.unwrap_or(Ipv4Addr::LOCALHOST);
+    format!("host all all {clients}/32 trust")
 }
 
 fn replication(lab: &Lab, member: &Member<'_>, wide: &Wide) -> ReplicationToml {

@@ -115,11 +115,6 @@ impl Network {
         }
     }
 
-    /// The addresses on the line between the sites, as PostgreSQL's access rules name them.
-    pub fn line_addresses(self) -> String {
-        format!("{}/30", self.address(8))
-    }
-
     /// Makes namespaces, devices and addresses; whatever was left of them goes first.
     ///
     /// # Errors
@@ -356,7 +351,6 @@ mod tests {
     fn the_sites_addresses_differ_and_lie_on_their_links() {
         let network = Network { number: 0x1fff };
         let (a, b) = (network.site("a"), network.site("b"));
-        assert_eq!(network.line_addresses(), "198.19.255.248/30");
         assert_eq!(a.line, Ipv4Addr::new(198, 19, 255, 249));
         assert_eq!(b.line, Ipv4Addr::new(198, 19, 255, 250));
         assert_eq!(

@@ -83,7 +83,7 @@ impl LabGround {
     }
 
     /// Asks the supervisor.
-    async fn ask(&self, request: Request) -> Result<State, StageError> {
+    pub(in crate::drill) async fn ask(&self, request: Request) -> Result<State, StageError> {
         let within = match request {
             Request::Stop { .. } | Request::StopTarget { .. } | Request::Shutdown => STOP_WITHIN,
             Request::Status

@@ -6,9 +6,11 @@ use nix::sys::signal::Signal;
 
 use super::LabGround;
 use super::undo::Undo;
+use crate::drill::ground::Ground;
 use crate::drill::stage_error::StageError;
 use crate::drill::wait::until;
 use crate::lab::bridge_queue::BridgeQueue;
+use crate::lab::process::Process;
 use crate::lab::protocol::Request;
 
 /// How long signals may take to be carried out.
@@ -28,6 +30,35 @@ impl LabGround {
         let what = "the end of everything of the active";
         until(what, SIGNALS_WITHIN, async || {
             Ok(!tree.iter().any(|process| process.lives()))
+        })
+        .await
+    }
+
+    /// SIGKILL to everything of the site, its target too, at one moment. All of it stays down until
+    /// the undoing.
+    pub(in crate::drill) async fn kill_site(&mut self) -> Result<(), StageError> {
+        self.gone = self.audit().await?;
+        for member in self.site().members() {
+            let member = member.to_owned();
+            self.undo.push(Undo::Release(member.clone()));
+            self.ask(Request::Hold { member }).await?;
+        }
+        // undone first: no member attaches without it
+        self.undo.push(Undo::StartTarget);
+        let site = self.site_name();
+        let state = self.ask(Request::HoldTarget { site }).await?;
+        let target = self.site().target();
+        let target = target
+            .file_name()
+            .and_then(|name| state.targets.get(name.to_str()?));
+        let members = self.site().members().into_iter();
+        let members = members.filter_map(|member| state.members.get(member));
+        let roots = members.chain(target).filter_map(|service| service.process);
+        let all: Vec<_> = roots.flat_map(Process::tree).collect();
+        self.signal("whole site", &all, Signal::SIGKILL)?;
+        let what = "the end of everything of the site";
+        until(what, SIGNALS_WITHIN, async || {
+            Ok(!all.iter().any(|process| process.lives()))
         })
         .await
     }

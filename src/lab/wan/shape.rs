@@ -2,6 +2,7 @@
 //! arguments.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
@@ -56,6 +57,25 @@ impl Shape {
         };
         let delay = (self.delay_ms + jitter).saturating_sub(self.jitter_ms);
         Some(now + Duration::from_millis(delay))
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            delay_ms,
+            jitter_ms,
+            loss,
+            cut,
+        } = self;
+        match (cut, *self == Self::default()) {
+            (true, _) => f.write_str("cut"),
+            (false, true) => f.write_str("as good as it gets"),
+            (false, false) => {
+                let loss = loss * 100.0;
+                write!(f, "{delay_ms} ms ± {jitter_ms} ms, {loss} % loss")
+            }
+        }
     }
 }
 
