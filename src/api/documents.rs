@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::Office;
 use super::answer::Refusal;
+use crate::control::zone::{ServingAs, ZoneStatus};
 use crate::control::{MemberStatus, Status};
 use crate::decide::RoleName;
 
@@ -26,6 +27,9 @@ pub(super) fn node(office: &Office, status: Option<&Status>, why: Option<&String
         let own = status.members.first();
         document["state"] = json!(own.map(|own| &own.state));
         document["role"] = role(own);
+        if let Some(zone) = &status.zone {
+            among_sites(&mut document, zone);
+        }
         document["epoch"] = json!(own.and_then(|own| own.epoch));
         document["ready"] = json!(own.map(|own| own.ready));
         document["site"] = json!(status.site);
@@ -42,6 +46,24 @@ pub(super) fn node(office: &Office, status: Option<&Status>, why: Option<&String
         document["why"] = json!(why);
     }
     document
+}
+
+/// What only a member of several sites has: Patroni's words where it has them.
+fn among_sites(document: &mut Value, zone: &ZoneStatus) {
+    if zone.serving_as == ServingAs::Replica {
+        document["role"] = json!("replica");
+    }
+    if let Some(position) = zone.position {
+        document["timeline"] = json!(position.timeline);
+        let place = match zone.serving_as {
+            ServingAs::Replica => "received_location",
+            ServingAs::Primary | ServingAs::Nothing => "location",
+        };
+        document["xlog"] = json!({ place: position.lsn.0 });
+    }
+    document["term"] = json!(zone.term);
+    document["primary_site"] = json!(zone.primary);
+    document["failover_safe"] = json!(zone.failover);
 }
 
 /// Who owns the volume runs the primary; all others as Baton calls them.

@@ -20,6 +20,9 @@ use crate::decide::{Postgres, RoleName};
 /// so that an overloaded machine is not made worse by restarts.
 const LOOP_PATIENCE: Duration = Duration::from_secs(30);
 
+const NO_REPLICA: &str = "no replica that is near enough to its primary runs here: a standby of a shared \
+                          volume runs no PostgreSQL";
+
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Question {
@@ -27,8 +30,16 @@ pub(super) enum Question {
     Primary,
     /// Does this member own the volume, whether or not PostgreSQL is up yet?
     Leader,
-    /// Is here a replica to read from?
+    /// Is here a replica to read from, near enough to the primary?
     Replica,
+    /// Such a one for which commits wait?
+    Sync,
+    /// Such a one for which none waits?
+    Async,
+    /// Is here something to read from?
+    ReadOnly,
+    /// Is here something to read from that has every acknowledged write?
+    ReadOnlySync,
     /// Is PostgreSQL up?
     Health,
     /// Does the loop make progress?
@@ -59,16 +70,23 @@ impl Seen<'_> {
             return Err(format!("the member has decided nothing for {age:?}"));
         }
         let role = status.members.first().and_then(|member| member.role);
+        let zone = status.zone.as_ref();
+        let readable = zone.is_some_and(|zone| zone.readable);
+        let waited = zone.is_some_and(|zone| zone.waited_for(&status.site));
         let (yes, no) = match question {
             Question::Primary => (status.serving, "PostgreSQL does not accept writes here"),
             Question::Leader => (
                 role == Some(RoleName::Active),
                 "this member does not own the volume",
             ),
-            Question::Replica => (
-                false,
-                "no replica: a standby of a shared volume runs no PostgreSQL",
+            Question::Replica => (readable, NO_REPLICA),
+            Question::Sync => (readable && waited, "no replica for which commits wait"),
+            Question::Async => (
+                readable && !waited,
+                "no replica for which commits do not wait",
             ),
+            Question::ReadOnly => (status.serving || readable, NO_REPLICA),
+            Question::ReadOnlySync => (status.serving || (readable && waited), NO_REPLICA),
             Question::Health => (
                 status.postgres == Postgres::Running,
                 "PostgreSQL is not running here",

@@ -22,6 +22,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::Office;
 use super::answer::Refusal;
 use super::documents::newest;
+use crate::control::zone::{ServingAs, SiteStatus, ZoneStatus};
 use crate::control::{Status, StepTally};
 use crate::decide::{Postgres, RoleName};
 use crate::routing::{Leg, RouteState};
@@ -62,6 +63,10 @@ const fn gauge(name: &'static str, help: &'static str, values: Values) -> Metric
 
 const fn seconds(name: &'static str, help: &'static str, values: Values) -> Metric {
     metric(name, help, Some(Unit::Seconds), Kind::Gauge, values)
+}
+
+const fn bytes(name: &'static str, help: &'static str, values: Values) -> Metric {
+    metric(name, help, Some(Unit::Bytes), Kind::Gauge, values)
 }
 
 const fn counter(name: &'static str, help: &'static str, values: Values) -> Metric {
@@ -238,6 +243,66 @@ static METRICS: &[Metric] = &[
                 .collect()
         },
     ),
+    gauge(
+        "postgres_role",
+        "1 for what PostgreSQL here is among the sites; absent with one site.",
+        |status| {
+            zone(status, |zone| {
+                one_of("role", &AMONG, |role| role == zone.serving_as)
+            })
+        },
+    ),
+    gauge(
+        "cluster_record_reachable",
+        "1 if the record of all sites could be read at the last attempt.",
+        |status| zone(status, |zone| truth(zone.reachable)),
+    ),
+    gauge(
+        "term",
+        "Counts the changes of the primary's site.",
+        |status| zone(status, |zone| vec![plain(zone.term as f64)]),
+    ),
+    gauge(
+        "failover_safe",
+        "1 if a failover to another site now would lose nothing.",
+        |status| zone(status, |zone| truth(zone.failover.safe)),
+    ),
+    gauge(
+        "sync_sites_needed",
+        "For how many other sites commits wait; 0: replication is degraded, or off.",
+        |status| {
+            let needed = |zone: &ZoneStatus| zone.sync.as_ref().map_or(0, |sync| sync.need);
+            zone(status, |zone| vec![plain(f64::from(needed(zone)))])
+        },
+    ),
+    bytes(
+        "replication_lag",
+        "How much log a site is behind: the primary's word on others, a replica's own.",
+        |status| sites(status, |site| site.lag_bytes.map(|lag| lag as f64)),
+    ),
+    seconds(
+        "replication_delay",
+        "How much older than now the newest commit is that this replica has replayed.",
+        |status| {
+            let delay = |zone: &ZoneStatus| zone.lag_ms.map(secs).map(plain);
+            zone(status, |zone| delay(zone).into_iter().collect())
+        },
+    ),
+    gauge(
+        "replica_streaming",
+        "1 if a site streams from this primary.",
+        |status| sites(status, |site| site.streaming.map(f64::from)),
+    ),
+    bytes(
+        "slot_retained",
+        "How much log this primary keeps for a site.",
+        |status| sites(status, |site| site.slot_retained.map(|kept| kept as f64)),
+    ),
+    gauge(
+        "slot_lost",
+        "1 if a site's slot no longer keeps what it needs.",
+        |status| sites(status, |site| site.slot_lost.map(f64::from)),
+    ),
     seconds(
         "last_fence_timestamp",
         "When the newest fence was proven, since 1970; absent before the first.",
@@ -255,6 +320,26 @@ static METRICS: &[Metric] = &[
         },
     ),
 ];
+
+const AMONG: [(ServingAs, &str); 3] = [
+    (ServingAs::Primary, "primary"),
+    (ServingAs::Replica, "replica"),
+    (ServingAs::Nothing, "none"),
+];
+
+/// Values of a cluster of several sites; none with one.
+fn zone(status: &Status, values: impl Fn(&ZoneStatus) -> Vec<Sample>) -> Vec<Sample> {
+    status.zone.as_ref().map(values).unwrap_or_default()
+}
+
+/// One value for each other site of which there is one.
+fn sites(status: &Status, value: impl Fn(&SiteStatus) -> Option<f64>) -> Vec<Sample> {
+    zone(status, |zone| {
+        let all = zone.sites.iter();
+        all.filter_map(|site| Some((vec![("of", site.name.clone())], value(site)?)))
+            .collect()
+    })
+}
 
 const ROLES: [(RoleName, &str); 7] = [
     (RoleName::Joining, "joining"),

@@ -93,15 +93,11 @@ fn row(site: &SiteStatus, status: &Status, zone: &ZoneStatus) -> [String; 7] {
         Some(false) => "away".to_owned(),
         None => dash(),
     };
-    let behind = match own {
-        true => zone.lag_bytes,
-        false => site.lag_bytes,
-    };
     [
         site.name.clone(),
         role.to_owned(),
         state,
-        behind.map_or_else(dash, bytes),
+        site.lag_bytes.map_or_else(dash, bytes),
         site.slot_retained.map_or_else(dash, bytes),
         site.lease_ms.map_or_else(dash, |ms| format!("{ms} ms")),
         match &site.failover {

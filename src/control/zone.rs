@@ -85,6 +85,14 @@ pub struct ZoneStatus {
 }
 
 impl ZoneStatus {
+    /// Whether commits wait for this site, as is promised.
+    pub fn waited_for(&self, site: &str) -> bool {
+        let sync = self.sync.as_ref();
+        sync.is_some_and(|sync| {
+            sync.need > 0 && sync.confirmed && sync.sites.iter().any(|known| known.0 == site)
+        })
+    }
+
     /// The sites of this moment; none for a cluster of one.
     pub fn of(config: &Config, memory: &Memory, observation: &Observation) -> Option<Self> {
         let replication = config.replication.as_ref()?;
@@ -101,6 +109,7 @@ impl ZoneStatus {
             ServingAs::Replica => lag(seen, facts),
             ServingAs::Primary | ServingAs::Nothing => None,
         };
+        let leads = serving_as == ServingAs::Primary;
         let within = lag_bytes.is_some_and(|lag| lag <= replication.max_lag);
         let cause = match &seen.record {
             crate::decide::Seen::Unknown { cause, .. } => Some(cause.clone()),
@@ -121,7 +130,10 @@ impl ZoneStatus {
             sites: zone
                 .sites
                 .keys()
-                .map(|site| Self::site(site, &zone, memory, record, facts, serving_as))
+                .map(|site| {
+                    let own = lag_bytes.filter(|_| *site == zone.site);
+                    Self::site(site, &zone, memory, record, facts.filter(|_| leads), own)
+                })
                 .collect(),
         })
     }
@@ -131,11 +143,11 @@ impl ZoneStatus {
         zone: &ZoneConfig,
         memory: &Memory,
         record: Option<&ClusterRecord>,
-        facts: Option<&PostgresFacts>,
-        serving_as: ServingAs,
+        primary_facts: Option<&PostgresFacts>,
+        own: Option<u64>,
     ) -> SiteStatus {
         let primary = record.is_some_and(|record| record.primary == *site);
-        let from_here = facts.filter(|_| serving_as == ServingAs::Primary && !primary);
+        let from_here = primary_facts.filter(|_| !primary);
         let follower = from_here.map(|facts| facts.followers.get(site));
         let slot = from_here.and_then(|facts| facts.slots.get(site));
         let end = from_here.map(|facts| facts.flushed.lsn.0);
@@ -150,10 +162,10 @@ impl ZoneStatus {
                 u64::try_from(now.since(lease.since).as_millis()).unwrap_or(u64::MAX)
             }),
             streaming: follower.map(|follower| follower.is_some_and(|one| one.streaming)),
-            lag_bytes: follower
+            lag_bytes: own.or(follower
                 .flatten()
                 .zip(end)
-                .map(|(follower, end)| end.saturating_sub(follower.flushed.0)),
+                .map(|(follower, end)| end.saturating_sub(follower.flushed.0))),
             slot_retained: slot.map(|slot| slot.retained),
             slot_lost: slot.map(|slot| slot.lost),
             failover: record
