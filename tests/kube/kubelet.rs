@@ -471,14 +471,5 @@ pub fn interface(address: Ipv4Addr) -> String {
 
 /// One command of iproute2.
 pub async fn ip(arguments: &str) -> Result<()> {
-    let output = tokio::process::Command::new("ip")
-        .args(arguments.split(' '))
-        .output()
-        .await?;
-    anyhow::ensure!(
-        output.status.success(),
-        "ip {arguments}: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
+    Ok(baton::lab::network::ip(arguments).await?)
 }
