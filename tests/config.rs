@@ -604,3 +604,108 @@ fn each_mistake_in_the_further_fences_is_named() {
         );
     }
 }
+
+/// Two sites, this member's among them.
+fn with_sites() -> String {
+    let text = GOOD.replacen("cluster = \"main\"", "cluster = \"main\"\nsite = \"a\"", 1);
+    text + r#"
+[replication]
+record = "/srv/shared/main.cluster"
+first_primary = "a"
+password_file = "/etc/baton/replication"
+max_lag = "32MB"
+
+[[replication.sites]]
+name = "a"
+lease = "/srv/shared/main.lease"
+hosts = ["10.1.0.1:5432", "10.1.0.2:5432"]
+
+[[replication.sites]]
+name = "b"
+lease = "/srv/shared/main-b.lease"
+hosts = ["10.2.0.1:5432"]
+"#
+}
+
+#[test]
+fn several_sites_load_and_survive_being_written_out() {
+    let config = Config::parse(Path::new("member.toml"), &with_sites()).unwrap();
+    let zone = config.zone().unwrap();
+    assert_eq!(
+        (zone.site.0.as_str(), zone.sites.len(), zone.quorum),
+        ("a", 2, 1)
+    );
+    assert_eq!(config.replication.as_ref().unwrap().max_lag, 32 << 20);
+    let written = config.to_toml().unwrap();
+    assert_eq!(
+        Config::parse(Path::new("written.toml"), &written).unwrap(),
+        config
+    );
+}
+
+#[test]
+fn each_mistake_among_the_sites_is_named() {
+    let good = with_sites();
+    assert_eq!(problems(&good), Vec::<String>::new());
+    let mistakes = [
+        (
+            "first_primary = \"a\"",
+            "first_primary = \"x\"",
+            "replication.first_primary: x is no site",
+        ),
+        (
+            "site = \"a\"",
+            "site = \"c\"",
+            "replication.sites: does not name this member's own site, c",
+        ),
+        (
+            "name = \"b\"\nlease",
+            "name = \"a\"\nlease",
+            "have the same name in PostgreSQL",
+        ),
+        (
+            "main-b.lease",
+            "main.lease",
+            "replication: /srv/shared/main.lease is named twice",
+        ),
+        (
+            "first_primary",
+            "quorum = 2\nfirst_primary",
+            "replication.quorum: commits would wait for 2 sites",
+        ),
+        (
+            "hosts = [\"10.2.0.1:5432\"]",
+            "hosts = [\"10.2.0.1:5432\"]\nfailover = \"never\"",
+            "replication.quorum: commits would wait for 1 sites, but besides the primary's only 0",
+        ),
+        (
+            "max_lag = \"32MB\"",
+            "max_lag = \"32\"",
+            "replication.max_lag: \"32\" is no size",
+        ),
+        (
+            "max_lag",
+            "synchronous = \"maybe\"\nmax_lag",
+            "replication.synchronous: \"maybe\" is none of",
+        ),
+        (
+            "max_lag",
+            "sslmode = \"on\"\nmax_lag",
+            "replication.sslmode: \"on\" is none of",
+        ),
+        (
+            "shared_buffers = \"64MB\"",
+            "synchronous_standby_names = \"*\"",
+            "postgres.parameters.synchronous_standby_names: between sites Baton sets it itself",
+        ),
+    ];
+    for (from, to, expected) in mistakes {
+        let text = good.replacen(from, to, 1);
+        assert_ne!(text, good, "{from} is not there");
+        let found = problems(&text);
+        assert!(
+            found.iter().any(|problem| problem.contains(expected)),
+            "{to}: {found:#?}"
+        );
+    }
+}

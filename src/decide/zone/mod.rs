@@ -21,6 +21,8 @@ mod reason;
 pub mod record;
 mod replica;
 pub mod seen;
+#[cfg(test)]
+mod tests;
 
 use fencing::{Epoch, MemberId, Mono};
 

@@ -1,0 +1,188 @@
+//! What a replica's site does.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::*;
+
+/// A replica that has seen the primary's lease stand still for the whole detection.
+fn silent(names: &[&str], sync: Sync) -> Scene {
+    let mut scene = Scene::new("b", names, sync);
+    let mut looked = facts(100);
+    looked.in_recovery = true;
+    scene.runs(following(true), looked);
+    scene.lease("1");
+    scene
+}
+
+fn stopped(scene: &mut Scene, lsn: u64) {
+    let position = Some(position(lsn));
+    let work = Work::Reconfigure {
+        epoch: epoch(),
+        serve: following(false),
+    };
+    scene.does(work, &Outcome::Reconfigured { position });
+}
+
+#[test]
+fn a_silent_primary_is_left_then_replaced() {
+    let mut scene = silent(&["a", "b"], promised(&["b"], true));
+    let early = scene.pass(Duration::from_secs(9));
+    assert!(matches!(early, Move::Wait(_)), "{early:?}");
+    let next = scene.pass(Duration::from_secs(2));
+    assert_eq!(next, Move::Reconfigure(following(false)));
+    stopped(&mut scene, 100);
+    let next = scene.judge();
+    let cut = scene.written(next);
+    assert_eq!(cut.cuts, BTreeMap::from([(site("b"), position(100))]));
+    assert_eq!(cut.primary, site("a"));
+    let next = scene.judge();
+    let promoted = scene.written(next);
+    assert_eq!((promoted.term, &promoted.primary), (2, &site("b")));
+    assert_eq!(promoted.sync.need, 0, "nobody follows yet");
+    assert_eq!(scene.judge(), Move::Promote(serve(0, &[])));
+}
+
+#[test]
+fn life_on_any_channel_keeps_the_site_from_leaving() {
+    let renewed = |scene: &mut Scene| scene.lease("2");
+    let answered = |scene: &mut Scene| {
+        scene.seen.probe = Seen::Known {
+            value: ProbeFacts {
+                site: site("a"),
+                system: 7,
+                in_recovery: false,
+                flushed: position(100),
+                slot: None,
+            },
+            at: scene.now,
+        };
+    };
+    let signs: [&dyn Fn(&mut Scene); 2] = [&renewed, &answered];
+    for sign in signs {
+        let mut scene = silent(&["a", "b"], promised(&["b"], true));
+        scene.pass(Duration::from_secs(9));
+        sign(&mut scene);
+        let next = scene.pass(Duration::from_secs(5));
+        assert!(matches!(next, Move::Wait(_)), "{next:?}");
+    }
+}
+
+#[test]
+fn what_is_not_promised_is_not_taken() {
+    let unsafe_records = [
+        (
+            Sync::none(Degraded::NotYet),
+            Unsafe::NotInSync(Some(Degraded::NotYet)),
+        ),
+        (promised(&["b"], false), Unsafe::Unconfirmed),
+        (promised(&["c"], true), Unsafe::NotSynchronous),
+    ];
+    for (sync, why) in unsafe_records {
+        let mut scene = silent(&["a", "b", "c"], sync);
+        let next = scene.pass(Duration::from_secs(60));
+        assert_eq!(next, Move::Wait(ZoneReason::NotSafe(why)));
+    }
+    let mut scene = silent(&["a", "b"], promised(&["b"], true));
+    scene.paused = true;
+    let next = scene.pass(Duration::from_secs(60));
+    assert_eq!(next, Move::Wait(ZoneReason::NotSafe(Unsafe::Paused)));
+    let mut scene = silent(&["a", "b"], promised(&["b"], true));
+    scene.config.sites.insert(site("b"), false);
+    let next = scene.pass(Duration::from_secs(60));
+    assert_eq!(next, Move::Wait(ZoneReason::NotSafe(Unsafe::Never)));
+}
+
+#[test]
+fn of_three_sites_the_furthest_leads_when_both_have_left() {
+    let mut scene = silent(&["a", "b", "c"], promised(&["b", "c"], true));
+    scene.pass(Duration::from_secs(11));
+    stopped(&mut scene, 100);
+    let next = scene.judge();
+    scene.written(next);
+    let follows = Unsafe::OthersFollow(vec![site("c")]);
+    assert_eq!(scene.judge(), Move::Wait(ZoneReason::NotSafe(follows)));
+    for (theirs, leads) in [(101, false), (100, true), (99, true)] {
+        let mut record = scene.known();
+        record.cuts.insert(site("c"), position(theirs));
+        scene.record(record);
+        let next = scene.judge();
+        match next {
+            Move::Write { record, .. } => assert!(leads && record.primary == site("b")),
+            Move::Wait(ZoneReason::NotSafe(Unsafe::Behind { site: further, at })) => {
+                assert!(!leads && further == site("c") && at == position(101));
+            }
+            other => panic!("{other:?}"),
+        }
+        scene.memory.wrote = None;
+    }
+}
+
+#[test]
+fn a_site_that_sees_life_again_takes_its_cut_back_before_it_follows() {
+    let mut scene = silent(&["a", "b", "c"], promised(&["b", "c"], true));
+    scene.pass(Duration::from_secs(11));
+    stopped(&mut scene, 100);
+    let next = scene.judge();
+    scene.written(next);
+    scene.lease("2");
+    let next = scene.judge();
+    assert_eq!(scene.written(next).cuts, BTreeMap::new());
+    assert_eq!(scene.judge(), Move::Reconfigure(following(true)));
+}
+
+#[test]
+fn a_cut_binds_the_next_owner_of_the_site() {
+    let mut scene = Scene::new("b", &["a", "b", "c"], promised(&["b", "c"], true));
+    let mut record = scene.known();
+    record.cuts.insert(site("b"), position(100));
+    scene.record(record);
+    scene.memory.aligned = Some((1, Data::Replica));
+    assert_eq!(scene.judge(), Move::Start(following(false)));
+}
+
+#[test]
+fn a_planned_move_waits_for_the_last_of_the_log() {
+    let mut scene = silent(&["a", "b"], promised(&["b"], true));
+    let mut record = scene.known();
+    record.moving = Some(Moving {
+        to: site("b"),
+        stopped: Some(position(200)),
+    });
+    scene.record(record);
+    assert_eq!(scene.judge(), Move::Reconfigure(following(false)));
+    stopped(&mut scene, 200);
+    assert_eq!(scene.judge(), Move::Wait(ZoneReason::Moving(site("b"))));
+    stopped(&mut scene, 320);
+    let next = scene.judge();
+    let moved = scene.written(next);
+    assert_eq!(
+        moved.history.last().map(|last| last.how),
+        Some(How::Switchover)
+    );
+}
+
+#[test]
+fn a_replica_that_can_never_follow_is_made_anew() {
+    let mut scene = silent(&["a", "b"], Sync::none(Degraded::NotYet));
+    scene.lease("2");
+    scene.now = scene.now + Duration::from_secs(20);
+    scene.reread();
+    scene.seen.probe = Seen::Known {
+        value: ProbeFacts {
+            site: site("a"),
+            system: 7,
+            in_recovery: false,
+            flushed: position(900),
+            slot: Some(SlotFacts {
+                lost: true,
+                from: None,
+                retained: 0,
+            }),
+        },
+        at: scene.now,
+    };
+    assert_eq!(scene.judge(), Move::Stop(ZoneReason::Seeding(site("a"))));
+    scene.postgres = Postgres::Stopped;
+    assert_eq!(scene.judge(), Move::Align { reseed: true });
+}
