@@ -9,6 +9,7 @@
 mod rng;
 mod site;
 mod steps;
+mod view;
 mod world;
 
 use world::{Broken, World};

@@ -1,5 +1,6 @@
 //! What each step does. One action, an outcome; no policy.
 
+mod data;
 mod lease;
 mod postgres;
 mod route;
