@@ -11,7 +11,7 @@ use super::memory::{
     BeatSaid, Handover, HandoverStage, RestartStage, Role, Routed, Said, TakeOverPhase,
 };
 use super::observation::{
-    HandoverNotice, HandoverPhase, Heard, Heartbeat, LeaseRecord, LeaseVersion, Postgres,
+    HandoverNotice, HandoverPhase, Heard, Heartbeat, LeaseRecord, LeaseVersion, Postgres, RoleName,
 };
 use super::turn::Turn;
 
@@ -229,7 +229,7 @@ impl Turn<'_> {
             member: self.me(),
             incarnation: self.seen.local.incarnation,
             sequence: self.memory.heartbeats + 1,
-            role: self.memory.role.name(),
+            role: self.said_role(),
             epoch: self.owned().map_or(self.memory.newest, |(epoch, _)| epoch),
             custody: self.custody(),
             ready: self.ready(),
@@ -239,6 +239,16 @@ impl Turn<'_> {
             stuck: self.stuck(),
             handover: self.notice(),
             heard,
+        }
+    }
+
+    /// Among several sites an active may have more to do than a start before it serves: until then it
+    /// says that it takes over, as one that has a single site does.
+    fn said_role(&self) -> RoleName {
+        let starting = self.config.zone.is_some() && self.memory.zone.runs.is_none();
+        match &self.memory.role {
+            Role::Active(_) if starting => RoleName::TakingOver,
+            role => role.name(),
         }
     }
 

@@ -66,10 +66,16 @@ impl Turn<'_> {
             RestartStage::Killing => {
                 self.stop_to_restart(Work::KillPostgres, next(RestartStage::Killing), ended)
             }
-            RestartStage::Starting if self.config.zone.is_some() => match running {
-                true => self.end_restart(restarting, true),
-                // More than a start may be to be done.
-                false => self.serve_among_sites(own, ended),
+            RestartStage::Starting if self.config.zone.is_some() => match (running, &ended) {
+                (true, _) => self.end_restart(restarting, true),
+                (false, Some(Outcome::Failed { .. } | Outcome::Overdue)) => {
+                    self.end_restart(restarting, false)
+                }
+                // More than a start may be to be done, and it is no start after a failure.
+                (false, _) => {
+                    self.memory.zone.at_rest = true;
+                    self.serve_among_sites(own, ended)
+                }
             },
             RestartStage::Starting => match ended {
                 None => self.take_stage(Work::StartPostgres { epoch }),
