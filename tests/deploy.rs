@@ -15,11 +15,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-const FOLDERS: [&str; 4] = [
+const FOLDERS: [&str; 5] = [
     "base",
     "overlays/example",
     "overlays/lightbits",
     "overlays/any-csi",
+    "overlays/zones",
 ];
 
 fn deploy(path: &str) -> PathBuf {

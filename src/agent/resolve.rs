@@ -25,7 +25,7 @@ use super::protocol::Hello;
 use super::refusal::{Refusal, later, parsed, refuse};
 use crate::attachment::whole;
 use crate::cluster::names;
-use crate::cluster::{BatonCluster, VolumeSpec, VolumeTransport};
+use crate::cluster::{BatonCluster, Site, VolumeSpec, VolumeTransport};
 use crate::config::{Transport, Volume};
 use crate::hex::hex;
 
@@ -137,11 +137,10 @@ impl Platform {
             ))
         })?;
         let cluster: BatonCluster = self.get(&namespace, cluster).await?;
-        compare(&cluster, &pod, hello)?;
-        self.admit_claim(&cluster, &pod).await?;
+        let site = compare(&cluster, &pod, hello)?;
+        self.admit_claim(&site, &pod).await?;
         let mount_point = self.node.members.join(&namespace).join(&name).join("data");
-        let spec = &cluster.spec.volume;
-        let (found, guard) = self.volume(spec, &uid.to_string())?;
+        let (found, guard) = self.volume(site.volume, &uid.to_string())?;
         let runtime_dir = self.runtime_dir(&found);
         Ok(Resolved {
             key: format!("{namespace}/{name}"),
@@ -174,10 +173,10 @@ impl Platform {
         }
     }
 
-    /// The pod must have the cluster's claim, and that must be a block volume that several nodes can have.
-    async fn admit_claim(&self, cluster: &BatonCluster, pod: &Pod) -> Result<(), Refusal> {
-        let claim = cluster.claim();
-        let (namespace, name) = (cluster.namespace(), pod.name_any());
+    /// The pod must have the claim of its site, and that must be a block volume that several nodes can have.
+    async fn admit_claim(&self, site: &Site<'_>, pod: &Pod) -> Result<(), Refusal> {
+        let claim = site.claim();
+        let (namespace, name) = (site.cluster.namespace(), pod.name_any());
         let volumes = pod.spec.iter().filter_map(|spec| spec.volumes.as_ref());
         let has = volumes.flatten().any(|volume| {
             let source = volume.persistent_volume_claim.as_ref();
@@ -271,26 +270,26 @@ impl Platform {
     }
 }
 
-/// What the pod says of itself must be what the API server says of it.
-fn compare(cluster: &BatonCluster, pod: &Pod, hello: &Hello) -> Result<(), Refusal> {
+/// What the pod says of itself must be what the API server says of it. Its site.
+fn compare<'c>(cluster: &'c BatonCluster, pod: &Pod, hello: &Hello) -> Result<Site<'c>, Refusal> {
     let name = pod.name_any();
-    let (number, member) = cluster.member_of_pod(&name).ok_or_else(|| {
+    let (site, number, member) = cluster.member_of_pod(&name).ok_or_else(|| {
         refuse(format!(
             "pod {name} is no member of cluster {}",
             cluster.cluster()
         ))
     })?;
-    let said = (&hello.cluster, &hello.site, &hello.member, hello.number);
-    let known = (
-        &cluster.cluster().to_owned(),
-        &cluster.spec.site,
-        &member.name,
-        number,
+    let said = (
+        hello.cluster.as_str(),
+        hello.site.as_str(),
+        &hello.member,
+        hello.number,
     );
+    let known = (cluster.cluster(), site.name, &member, number);
     if said != known {
         return Err(refuse(format!(
             "pod {name} is member {} ({number}) of cluster {}, site {}, not {} ({}) of {}, site {}",
-            member.name, known.0, known.1, hello.member, hello.number, hello.cluster, hello.site,
+            member, known.0, known.1, hello.member, hello.number, hello.cluster, hello.site,
         )));
     }
     if hello.data_directory != Path::new(&cluster.spec.postgres.data_directory) {
@@ -300,7 +299,7 @@ fn compare(cluster: &BatonCluster, pod: &Pod, hello: &Hello) -> Result<(), Refus
             hello.data_directory.display()
         )));
     }
-    Ok(())
+    Ok(site)
 }
 
 /// The volume's identifier, where the cluster names one.

@@ -92,7 +92,9 @@ impl Seen<'_> {
                 "PostgreSQL is not running here",
             ),
             Question::Readiness => (
-                status.serving || status.members.first().is_some_and(|member| member.ready),
+                status.serving
+                    || readable
+                    || status.members.first().is_some_and(|member| member.ready),
                 "this member neither serves nor could take over",
             ),
             Question::Liveness => (true, ""),

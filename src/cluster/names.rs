@@ -38,6 +38,12 @@ pub const API_PORT: u16 = 8008;
 /// The key with the peer secret in [`peer_secret`].
 pub const PEER_SECRET_KEY: &str = "secret";
 
+/// The key with the password in [`replication_secret`].
+pub const REPLICATION_SECRET_KEY: &str = "password";
+
+/// What the Lease with the record of all sites has in the place of a site's name.
+pub const EVERY_SITE: &str = "cluster";
+
 /// The pod of a member.
 pub fn pod(cluster: &str, member: &str) -> String {
     format!("{cluster}-{member}")
@@ -78,6 +84,21 @@ pub fn endpoint_slice(cluster: &str) -> String {
 /// The Lease of a site.
 pub fn lease(cluster: &str, site: &str) -> String {
     format!("{cluster}-{site}")
+}
+
+/// The Lease with the record of all sites. No site has this name.
+pub fn record_lease(cluster: &str) -> String {
+    lease(cluster, EVERY_SITE)
+}
+
+/// What a site of several is called in the names of its objects.
+pub fn of_site(cluster: &str, site: &str) -> String {
+    format!("{cluster}-{site}")
+}
+
+/// The Secret with the password of the replicas, where the cluster names no other.
+pub fn replication_secret(cluster: &str) -> String {
+    format!("{cluster}-replication")
 }
 
 /// The ConfigMap with one `<member>.toml` for each member.

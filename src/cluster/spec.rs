@@ -12,6 +12,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::several::{ReplicationSpec, SiteSpec};
 use super::status::BatonClusterStatus;
 
 /// A PostgreSQL database on one shared block volume, and the members that can serve it.
@@ -56,7 +57,15 @@ use super::status::BatonClusterStatus;
     )
     .message(
         "the name becomes part of host names: at most 40 of a-z, 0-9 and inner -, beginning with a letter"
+    ),
+    validation = Rule::new(
+        "has(self.spec.sites) ? !has(self.spec.volume) && !has(self.spec.members) : has(self.spec.volume) && has(self.spec.members)"
     )
+    .message("set either volume and members, or sites"),
+    validation = Rule::new("has(self.spec.sites) || !has(self.spec.replication)")
+        .message("replication is between sites: it needs sites"),
+    validation = Rule::new("has(self.spec.sites) == has(oldSelf.spec.sites)")
+        .message("a cluster of one site cannot become one of several, nor back")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BatonClusterSpec {
@@ -69,11 +78,13 @@ pub struct BatonClusterSpec {
     /// The database.
     #[serde(default)]
     pub postgres: PostgresSpec,
-    /// The shared volume. It cannot be changed: another volume is another cluster.
+    /// The shared volume of a cluster with one site. It cannot be changed: another volume is another cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self == oldSelf")
         .message("the volume cannot be changed: another volume is another cluster"))]
-    pub volume: VolumeSpec,
-    /// The members: two, on two nodes, or more.
+    pub volume: Option<VolumeSpec>,
+    /// The members of a cluster with one site: two, on two nodes, or more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(min = 2, max = 8),
         extend(
@@ -94,11 +105,25 @@ pub struct BatonClusterSpec {
             .message("a member's number cannot be changed: it is part of its key on the volume"),
     )]
     pub members: Vec<MemberSpec>,
-    /// The site, normally a zone: part of the name of its Lease. Default `local`.
+    /// The name of the only site: part of the name of its Lease. Not used with `sites`. Default `local`.
     #[serde(default = "local")]
     #[schemars(length(min = 1, max = 20), regex(pattern = NAME))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("the site cannot be changed"))]
     pub site: String,
+    /// Several sites, normally zones, instead of `volume` and `members`: one runs the primary, the others
+    /// streaming replicas on volumes of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(min = 2, max = 5),
+        extend(
+            "x-kubernetes-list-type" = "map",
+            "x-kubernetes-list-map-keys" = ["name"]
+        )
+    )]
+    pub sites: Vec<SiteSpec>,
+    /// How several sites follow each other. Default: commits wait for one other site, as long as one keeps up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<ReplicationSpec>,
     /// CPU and memory of each member's container, PostgreSQL included. The members' `/run` and `/dev/shm`
     /// count as memory. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -143,7 +168,7 @@ pub struct BatonClusterSpec {
 }
 
 /// A name that becomes part of host names.
-const NAME: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+pub(super) const NAME: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 
 /// When the image is pulled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -15,7 +15,10 @@ pub struct BatonClusterStatus {
     /// All in one word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    /// The member that owns the volume, by the site's Lease.
+    /// The site whose active runs the primary, of several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub primary_site: Option<String>,
+    /// The member that owns the volume, by the site's Lease; of several sites, that of the primary's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub active: Option<String>,
     /// The member that could take over; of several, the first.
@@ -32,6 +35,13 @@ pub struct BatonClusterStatus {
         "x-kubernetes-list-map-keys" = ["type"]
     ))]
     pub conditions: Vec<Condition>,
+    /// Each of several sites.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend(
+        "x-kubernetes-list-type" = "map",
+        "x-kubernetes-list-map-keys" = ["name"]
+    ))]
+    pub sites: Vec<SiteState>,
     /// Each member.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend(
@@ -39,6 +49,30 @@ pub struct BatonClusterStatus {
         "x-kubernetes-list-map-keys" = ["name"]
     ))]
     pub members: Vec<MemberState>,
+}
+
+/// One of several sites.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SiteState {
+    /// The site.
+    pub name: String,
+    /// What it runs: primary or replica; absent while that is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// The member that owns its volume, by its Lease.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<String>,
+    /// The member that could take over; of several, the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<String>,
+    /// Counts the changes of ownership of its volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<i64>")]
+    pub epoch: Option<u32>,
+    /// Whether its active serves what it should.
+    #[serde(default)]
+    pub ready: bool,
 }
 
 impl BatonClusterStatus {
@@ -71,6 +105,9 @@ pub enum Phase {
 pub struct MemberState {
     /// The member.
     pub name: String,
+    /// Its site, of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<String>,
     /// The node that its pod is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,

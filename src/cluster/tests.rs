@@ -16,14 +16,18 @@ fn cluster(members: &serde_json::Value) -> BatonCluster {
 fn members_without_numbers_have_that_of_their_place() {
     let plain = cluster(&json!([{"name": "x"}, {"name": "y"}]));
     let numbers = |cluster: &BatonCluster| -> Vec<u8> {
-        let numbered = cluster.numbered().into_iter();
+        let sites = cluster.sites();
+        let numbered = sites[0].numbered().into_iter();
         numbered.map(|(number, _)| number.number()).collect()
     };
     assert_eq!(numbers(&plain), [1, 2]);
     let numbered = cluster(&json!([{"name": "x", "number": 7}, {"name": "y", "number": 3}]));
     assert_eq!(numbers(&numbered), [7, 3]);
-    let (number, member) = numbered.member_of_pod("main-y").unwrap();
-    assert_eq!((number.number(), member.name.as_str()), (3, "y"));
+    let (site, number, member) = numbered.member_of_pod("main-y").unwrap();
+    assert_eq!(
+        (site.name, number.number(), member.as_str()),
+        ("local", 3, "y")
+    );
     assert!(numbered.member_of_pod("main-z").is_none());
 }
 
@@ -42,6 +46,7 @@ fn what_is_left_out_has_its_default() {
         (postgres.port, postgres.data_directory.as_str()),
         (5432, "pgdata")
     );
+    let volume = volume.unwrap();
     assert!(volume.require_persistence);
     assert_eq!(volume.transport, VolumeTransport::Kernel);
     assert_eq!(

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
-use crate::cluster::{BatonCluster, names};
+use crate::cluster::{BatonCluster, Site, SiteFailover, SynchronousMode, names};
 
 /// The longest name of a cluster: with a member's name it must fit a host name.
 const NAME_MAX: usize = 40;
@@ -16,16 +16,16 @@ const NAME_MAX: usize = 40;
 /// What beside the specification decides whether it can be acted on.
 #[derive(Clone, Debug, Default)]
 pub struct Surroundings {
-    /// The claim of the volume; `None` where there is none.
-    pub claim: Option<PersistentVolumeClaim>,
+    /// The claim of each site's volume, by name; `None` where there is none.
+    pub claims: BTreeMap<String, Option<PersistentVolumeClaim>>,
     /// The keys of each Secret that the specification names; `None` where there is no such Secret.
     pub secrets: BTreeMap<String, Option<BTreeSet<String>>>,
-    /// Clusters that named the same claim before.
-    pub rivals: Vec<String>,
+    /// The cluster that named a claim before, by claim.
+    pub rivals: BTreeMap<String, String>,
     /// The numbers that pods of members have, by member.
     pub numbers: BTreeMap<String, u8>,
-    /// The number of the member that owns the volume by the site's Lease.
-    pub owner: Option<u8>,
+    /// The number of the member that owns the volume by the site's Lease, by site.
+    pub owners: BTreeMap<String, u8>,
     /// Objects with names that the cluster needs and that belong to somebody else.
     pub taken: Vec<String>,
     /// What is wrong with the settings made from the specification, one a line.
@@ -44,15 +44,15 @@ pub enum Problem {
         name: String,
     },
     /// Nobody could take over.
-    #[error(
-        "there are {count} members, and nobody could take over: name at least two in spec.members"
-    )]
+    #[error("there are {count} members, and nobody could take over: name at least two in {place}")]
     TooFewMembers {
+        /// Where they are named.
+        place: String,
         /// How many there are.
         count: usize,
     },
     /// Members share a name or a number.
-    #[error("members share {what}: give each its own in spec.members")]
+    #[error("members share {what}: give each its own")]
     DuplicateMember {
         /// What they share.
         what: String,
@@ -69,7 +69,7 @@ pub enum Problem {
     },
     /// The number is part of the member's key on the volume.
     #[error(
-        "member {member} has the number {was} and shall have {now}: set spec.members' number back to {was}"
+        "member {member} has the number {was} and shall have {now}: set its number back to {was}"
     )]
     NumberChanged {
         /// Which.
@@ -81,20 +81,78 @@ pub enum Problem {
     },
     /// The volume's owner would no longer be a member.
     #[error(
-        "the member with number {number} owns the volume: hand over to another (kubectl baton switchover), then remove it from spec.members"
+        "the member with number {number} owns the volume: hand over to another (kubectl baton switchover), then remove it from {place}"
     )]
     OwnerRemoved {
+        /// Where it was named.
+        place: String,
         /// Its number.
         number: u8,
     },
     /// No volume, or two.
-    #[error("set either spec.volume.claimName or spec.volume.template")]
-    VolumeSource,
+    #[error("set either {place}.claimName or {place}.template")]
+    VolumeSource {
+        /// Where it is named.
+        place: String,
+    },
     /// Half of where to connect to.
     #[error(
-        "spec.volume.address and spec.volume.subsystem go together: name both, or neither where the storage driver attaches the volume"
+        "{place}.address and {place}.subsystem go together: name both, or neither where the storage driver attaches the volume"
     )]
-    TargetIncomplete,
+    TargetIncomplete {
+        /// Where they are named.
+        place: String,
+    },
+    /// One site and several at once, or none.
+    #[error("set either spec.volume and spec.members, or spec.sites with at least two sites")]
+    SiteForm,
+    /// The name is that of the record of all sites.
+    #[error(
+        "no site may be called {name}: its Lease would be that of all sites, choose another name"
+    )]
+    SiteName {
+        /// The name.
+        name: String,
+    },
+    /// Sites with one name would have one Lease.
+    #[error("two sites are called {name}: give each a name of its own")]
+    DuplicateSite {
+        /// The name.
+        name: String,
+    },
+    /// A site's loss would take both volumes, and each would fence the other.
+    #[error(
+        "sites {sites} share the PersistentVolumeClaim {claim}: each site needs a volume of its own"
+    )]
+    SitesShareClaim {
+        /// Their names.
+        sites: String,
+        /// The claim.
+        claim: String,
+    },
+    /// Nobody could make the database.
+    #[error(
+        "spec.replication.firstPrimary is {name}, which is no site that may run the primary: name one of {candidates}"
+    )]
+    UnknownFirstPrimary {
+        /// The name.
+        name: String,
+        /// The sites that may.
+        candidates: String,
+    },
+    /// No site may run the primary.
+    #[error("no site may run the primary: set failover to allowed for at least one of spec.sites")]
+    NoCandidate,
+    /// Commits would wait for ever.
+    #[error(
+        "spec.replication.quorum is {quorum}, but besides the primary's only {others} sites may take over: allow more of spec.sites, lower it, or set synchronous to off"
+    )]
+    QuorumTooLarge {
+        /// For how many commits would wait.
+        quorum: u8,
+        /// How many there are.
+        others: usize,
+    },
     /// There is no such claim.
     #[error(
         "there is no PersistentVolumeClaim {name}: make it, with accessModes ReadWriteMany and volumeMode Block"
@@ -184,8 +242,15 @@ impl Problem {
             Self::MembersOnOneNode { .. } => "MembersOnOneNode",
             Self::NumberChanged { .. } => "NumberChanged",
             Self::OwnerRemoved { .. } => "OwnerRemoved",
-            Self::VolumeSource => "VolumeSource",
-            Self::TargetIncomplete => "TargetIncomplete",
+            Self::VolumeSource { .. } => "VolumeSource",
+            Self::TargetIncomplete { .. } => "TargetIncomplete",
+            Self::SiteForm => "SiteForm",
+            Self::SiteName { .. } => "SiteName",
+            Self::DuplicateSite { .. } => "DuplicateSite",
+            Self::SitesShareClaim { .. } => "SitesShareClaim",
+            Self::UnknownFirstPrimary { .. } => "UnknownFirstPrimary",
+            Self::NoCandidate => "NoCandidate",
+            Self::QuorumTooLarge { .. } => "QuorumTooLarge",
             Self::ClaimMissing { .. } => "ClaimMissing",
             Self::ClaimNotShared { .. } => "ClaimNotShared",
             Self::ClaimNotBlock { .. } => "ClaimNotBlock",
@@ -204,13 +269,19 @@ impl Problem {
 pub fn problems(cluster: &BatonCluster, around: &Surroundings) -> Vec<Problem> {
     let mut found = Vec::new();
     name(cluster, &mut found);
-    members(cluster, around, &mut found);
-    volume(cluster, &mut found);
-    claim(cluster, around, &mut found);
+    sites(cluster, &mut found);
+    let between_sites = found.len();
+    for site in cluster.sites() {
+        members(&site, around, &mut found);
+        volume(&site, &mut found);
+        claim(&site, around, &mut found);
+    }
     secrets(cluster, around, &mut found);
     let taken = around.taken.iter().cloned();
     found.extend(taken.map(|object| Problem::NameTaken { object }));
-    let settings = around.settings.iter().cloned();
+    // Members would say the same of what is between sites, in words that are not the specification's.
+    let told = cluster.has_several_sites() && between_sites > 0;
+    let settings = around.settings.iter().filter(|_| !told).cloned();
     found.extend(settings.map(|text| Problem::InvalidSettings { text }));
     found
 }
@@ -226,18 +297,81 @@ fn name(cluster: &BatonCluster, found: &mut Vec<Problem>) {
     }
 }
 
-fn members(cluster: &BatonCluster, around: &Surroundings, found: &mut Vec<Problem>) {
-    let members = &cluster.spec.members;
-    if members.len() < 2 {
-        let count = members.len();
-        found.push(Problem::TooFewMembers { count });
+/// What is wrong between sites, and with the names of all members.
+fn sites(cluster: &BatonCluster, found: &mut Vec<Problem>) {
+    let spec = &cluster.spec;
+    let one = spec.volume.is_some() && !spec.members.is_empty();
+    let rest = spec.volume.is_some() || !spec.members.is_empty() || spec.sites.len() < 2;
+    let mixed = match cluster.has_several_sites() {
+        true => rest,
+        false => !one || spec.replication.is_some(),
+    };
+    if mixed {
+        found.push(Problem::SiteForm);
     }
+    let sites = cluster.sites();
     let mut seen = BTreeSet::new();
-    for member in members {
+    for member in sites.iter().flat_map(|site| site.members) {
         if !seen.insert(&member.name) {
             let what = format!("the name {}", member.name);
             found.push(Problem::DuplicateMember { what });
         }
+    }
+    if cluster.has_several_sites() {
+        places(&sites, found);
+        candidates(cluster, found);
+    }
+}
+
+/// Each site has a name and a volume of its own.
+fn places(sites: &[Site<'_>], found: &mut Vec<Problem>) {
+    let mut seen = BTreeSet::new();
+    let mut claims: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for site in sites {
+        let name = site.name.to_owned();
+        if name == names::EVERY_SITE {
+            found.push(Problem::SiteName { name });
+        } else if !seen.insert(site.name) {
+            found.push(Problem::DuplicateSite { name });
+        }
+        claims.entry(site.claim()).or_default().push(site.name);
+    }
+    for (claim, on_it) in claims.into_iter().filter(|(_, on_it)| on_it.len() > 1) {
+        let sites = on_it.join(" and ");
+        found.push(Problem::SitesShareClaim { sites, claim });
+    }
+}
+
+/// Whether there are enough sites that may run the primary.
+fn candidates(cluster: &BatonCluster, found: &mut Vec<Problem>) {
+    let wanted = cluster.replication();
+    let sites = cluster.spec.sites.iter();
+    let candidates: Vec<_> = sites
+        .filter(|site| site.failover == SiteFailover::Allowed)
+        .map(|site| site.name.as_str())
+        .collect();
+    match cluster.first_primary() {
+        None => found.push(Problem::NoCandidate),
+        Some(name) if !candidates.contains(&name.as_str()) => {
+            found.push(Problem::UnknownFirstPrimary {
+                name,
+                candidates: candidates.join(", "),
+            });
+        }
+        Some(_) => {}
+    }
+    let others = candidates.len().saturating_sub(1);
+    if wanted.synchronous != SynchronousMode::Off && usize::from(wanted.quorum) > others {
+        let quorum = wanted.quorum;
+        found.push(Problem::QuorumTooLarge { quorum, others });
+    }
+}
+
+fn members(site: &Site<'_>, around: &Surroundings, found: &mut Vec<Problem>) {
+    let members = site.members;
+    if members.len() < 2 {
+        let (count, place) = (members.len(), site.place("members"));
+        found.push(Problem::TooFewMembers { place, count });
     }
     let mut nodes: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for member in members {
@@ -251,12 +385,12 @@ fn members(cluster: &BatonCluster, around: &Surroundings, found: &mut Vec<Proble
             members: on_it.join(" and "),
         });
     }
-    numbers(cluster, around, found);
+    numbers(site, around, found);
 }
 
-fn numbers(cluster: &BatonCluster, around: &Surroundings, found: &mut Vec<Problem>) {
+fn numbers(site: &Site<'_>, around: &Surroundings, found: &mut Vec<Problem>) {
     let mut seen = BTreeSet::new();
-    for (number, member) in cluster.numbered() {
+    for (number, member) in site.numbered() {
         let now = number.number();
         if !seen.insert(now) {
             let what = format!("the number {now}");
@@ -271,32 +405,35 @@ fn numbers(cluster: &BatonCluster, around: &Surroundings, found: &mut Vec<Proble
             Some(_) | None => {}
         }
     }
-    if let Some(number) = around.owner.filter(|owner| !seen.contains(owner)) {
-        found.push(Problem::OwnerRemoved { number });
+    let owner = around.owners.get(site.name).copied();
+    if let Some(number) = owner.filter(|owner| !seen.contains(owner)) {
+        let place = site.place("members");
+        found.push(Problem::OwnerRemoved { place, number });
     }
 }
 
-fn volume(cluster: &BatonCluster, found: &mut Vec<Problem>) {
-    let volume = &cluster.spec.volume;
+fn volume(site: &Site<'_>, found: &mut Vec<Problem>) {
+    let volume = site.volume;
+    let place = || site.place("volume");
     if volume.claim_name.is_some() == volume.template.is_some() {
-        found.push(Problem::VolumeSource);
+        found.push(Problem::VolumeSource { place: place() });
     }
     if volume.address.is_some() != volume.subsystem.is_some() {
-        found.push(Problem::TargetIncomplete);
+        found.push(Problem::TargetIncomplete { place: place() });
     }
 }
 
-fn claim(cluster: &BatonCluster, around: &Surroundings, found: &mut Vec<Problem>) {
-    let name = cluster.claim();
-    if let Some(rival) = around.rivals.first() {
+fn claim(site: &Site<'_>, around: &Surroundings, found: &mut Vec<Problem>) {
+    let name = site.claim();
+    if let Some(rival) = around.rivals.get(&name) {
         found.push(Problem::ClaimInUse {
             name: name.clone(),
             rival: rival.clone(),
         });
     }
-    let Some(claim) = &around.claim else {
+    let Some(Some(claim)) = around.claims.get(&name) else {
         // One that is made from the template is not there yet.
-        if cluster.spec.volume.claim_name.is_some() {
+        if site.volume.claim_name.is_some() {
             found.push(Problem::ClaimMissing { name });
         }
         return;
@@ -335,6 +472,10 @@ pub fn named_secrets(cluster: &BatonCluster) -> Vec<(&'static str, String, Strin
         let setting = "spec.pooler.passwordSecret";
         named.push((setting, secret.name.clone(), secret.key.clone()));
     }
+    if let Some(secret) = cluster.replication().password_secret {
+        let setting = "spec.replication.passwordSecret";
+        named.push((setting, secret.name, secret.key));
+    }
     let api = spec.api.as_ref();
     if let Some(secret) = api.and_then(|api| api.token_secret.as_ref()) {
         let setting = "spec.api.tokenSecret";
@@ -363,16 +504,23 @@ fn secrets(cluster: &BatonCluster, around: &Surroundings, found: &mut Vec<Proble
             Some(Some(_)) => {}
         }
     }
-    // The peers' Secret is made where it is missing; one without the key is somebody's mistake.
-    let peers = names::peer_secret(cluster.cluster());
-    if let Some(Some(keys)) = around.secrets.get(&peers)
-        && !keys.contains(names::PEER_SECRET_KEY)
-    {
-        found.push(Problem::SecretIncomplete {
-            name: peers,
-            setting: "the cluster",
-            key: names::PEER_SECRET_KEY.to_owned(),
-        });
+    // These are made where they are missing; one without its key is somebody's mistake.
+    let name = cluster.cluster();
+    let mut ours = vec![(names::peer_secret(name), names::PEER_SECRET_KEY)];
+    if cluster.has_several_sites() && cluster.replication().password_secret.is_none() {
+        let replication = names::replication_secret(name);
+        ours.push((replication, names::REPLICATION_SECRET_KEY));
+    }
+    for (name, key) in ours {
+        if let Some(Some(keys)) = around.secrets.get(&name)
+            && !keys.contains(key)
+        {
+            found.push(Problem::SecretIncomplete {
+                name,
+                setting: "the cluster",
+                key: key.to_owned(),
+            });
+        }
     }
     let api = cluster.spec.api.as_ref();
     if api.is_some_and(|api| api.token_secret.is_some() && api.tls_secret.is_none()) {

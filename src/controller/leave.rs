@@ -1,7 +1,7 @@
 //! A cluster that is deleted: its pods end in order, standbys before the owner, so that nobody takes
-//! over from one that is about to end too. Everything else goes with the cluster by its owner references;
-//! the claim, the peers' Secret and the site's Lease have none and stay: they are needed to bring the
-//! database back, and are the user's to remove.
+//! over from one that is about to end too; of several sites the primary's owner last, so that no site does.
+//! Everything else goes with the cluster by its owner references; claims, Secrets and Leases have none
+//! and stay: they are needed to bring the database back, and are the user's to remove.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,8 @@ use super::look;
 use super::reconcile::{Look, ReconcileError};
 use super::story::Note;
 use super::view::{PodView, SiteView};
-use crate::cluster::names;
+use super::zones::ClusterView;
+use crate::cluster::{BatonCluster, Site, names};
 
 /// Between two looks at pods that end, should their own events be missed.
 const ENDING: Duration = Duration::from_secs(10);
@@ -30,13 +31,8 @@ pub async fn leave(look: &Look<'_>) -> Result<Action, ReconcileError> {
     }
     let pods = look::pods_now(&context.client, cluster).await?;
     if pods.is_empty() {
-        let text = format!(
-            "the pods have ended; PersistentVolumeClaim {}, Secret {} and Lease {} stay",
-            cluster.claim(),
-            names::peer_secret(cluster.cluster()),
-            names::lease(cluster.cluster(), &cluster.spec.site),
-        );
-        look.publish(&Note::of_pod("Removed", text)).await?;
+        look.publish(&Note::of_pod("Removed", what_stays(cluster)))
+            .await?;
         let mut finalizers = cluster.finalizers().to_vec();
         finalizers.retain(|name| name != names::FINALIZER);
         look.set_finalizers(finalizers).await?;
@@ -44,26 +40,45 @@ pub async fn leave(look: &Look<'_>) -> Result<Action, ReconcileError> {
         return Ok(Action::await_change());
     }
     let pods: Vec<_> = pods.into_iter().map(Arc::new).collect();
-    let lease = context.stores.lease_of(cluster);
-    let templates = look::templates(cluster)?;
-    let site = SiteView::of(cluster, templates, lease.as_deref(), &pods);
-    let owner = site.owner().and_then(|owner| owner.pod.as_ref());
-    for pod in due(
-        &pods.iter().map(|pod| PodView::of(pod)).collect::<Vec<_>>(),
-        owner,
-    ) {
+    let view = look::seen(&context.stores, cluster, &pods)?;
+    let seen: Vec<_> = pods.iter().map(|pod| PodView::of(pod)).collect();
+    for pod in due(&seen, &view) {
         let text = format!("pod {} ends: the cluster is deleted", pod.name);
         look.delete_pod(pod, Note::of_pod("Removing", text)).await?;
     }
     Ok(Action::requeue(ENDING))
 }
 
-/// The pods to delete now: all but the owner's, then the owner's.
-fn due<'p>(pods: &'p [PodView], owner: Option<&PodView>) -> Vec<&'p PodView> {
-    let is_owner = |pod: &PodView| owner.is_some_and(|owner| owner.uid == pod.uid);
-    let others_left = pods.iter().any(|pod| !is_owner(pod));
+fn what_stays(cluster: &BatonCluster) -> String {
+    let sites = cluster.sites();
+    let claims: Vec<_> = sites.iter().map(Site::claim).collect();
+    let mut leases: Vec<_> = sites.iter().map(Site::lease).collect();
+    let mut secrets = vec![names::peer_secret(cluster.cluster())];
+    if cluster.has_several_sites() {
+        leases.push(names::record_lease(cluster.cluster()));
+        secrets.push(cluster.replication_password().name);
+    }
+    format!(
+        "the pods have ended; PersistentVolumeClaim {}, Secret {} and Lease {} stay",
+        claims.join(", "),
+        secrets.join(", "),
+        leases.join(", "),
+    )
+}
+
+/// The pods to delete now: those of nobody who owns a volume; then the owners of replicas; then the
+/// primary's.
+fn due<'p>(pods: &'p [PodView], view: &ClusterView) -> Vec<&'p PodView> {
+    let rank = |pod: &PodView| {
+        let owns = |site: &&SiteView| {
+            let owner = site.owner().and_then(|owner| owner.pod.as_ref());
+            owner.is_some_and(|owner| owner.uid == pod.uid)
+        };
+        let site = view.sites.iter().find(owns);
+        site.map_or(0, |site| if site.primary { 2 } else { 1 })
+    };
+    let first = pods.iter().map(rank).min();
     pods.iter()
-        .filter(|pod| !pod.terminating)
-        .filter(|pod| !(others_left && is_owner(pod)))
+        .filter(|pod| !pod.terminating && Some(rank(pod)) == first)
         .collect()
 }

@@ -23,6 +23,7 @@ mod status;
 mod story;
 mod view;
 mod watch;
+mod zones;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -37,6 +38,7 @@ use kube::runtime::events::Reporter;
 pub use accept::Problem;
 pub use election::{Election, LEASE};
 pub use view::{MemberView, PodView, Record, SiteView};
+pub use zones::{ClusterView, Zones};
 
 use crate::cluster::FIELD_MANAGER;
 use election::Candidate;

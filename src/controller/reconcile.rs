@@ -21,8 +21,9 @@ use super::objects::{self, ObjectError};
 use super::request::{RequestError, Written, ask, raced};
 use super::rollout::{self, Step, Waiting};
 use super::story::{self, Note};
-use super::view::{PodView, SiteView};
+use super::view::PodView;
 use super::watch::Stores;
+use super::zones::ClusterView;
 use super::{leave, status};
 use crate::clock;
 use crate::cluster::{BatonCluster, BatonClusterStatus, FIELD_MANAGER, names};
@@ -103,24 +104,23 @@ impl Look<'_> {
         let wanted = objects::applied(cluster)?.into_iter();
         let wanted: Vec<_> = wanted.map(Wanted::new).collect();
         let pods = stores.pods_of(cluster);
-        let lease = stores.lease_of(cluster);
-        let site = SiteView::of(cluster, look::templates(cluster)?, lease.as_deref(), &pods);
-        let around = look::surroundings(&context.client, stores, cluster, &wanted, &site).await?;
+        let view = look::seen(stores, cluster, &pods)?;
+        let around = look::surroundings(&context.client, stores, cluster, &wanted, &view).await?;
         let problems = accept::problems(cluster, &around);
         if !problems.is_empty() {
             let step = Step::Wait(Waiting::NotAccepted);
-            self.tell(&site, &problems, &step).await?;
+            self.tell(&view, &problems, &step).await?;
             return Ok(Action::requeue(REFUSED));
         }
         self.protect().await?;
         self.keep(&wanted).await?;
         self.make_once(&around).await?;
-        let waits = self.keep_pods(&site, &pods).await?;
-        let mut step = rollout::next(&site, cluster.spec.paused);
+        let waits = self.keep_pods(&view, &pods).await?;
+        let mut step = rollout::next(&view, cluster.spec.paused);
         if let Step::Replace { .. } = step {
             step = self.replace(&step).await?;
         }
-        self.tell(&site, &problems, &step).await?;
+        self.tell(&view, &problems, &step).await?;
         Ok(Action::requeue(if waits == Written::Outdated {
             AGAIN
         } else {
@@ -187,26 +187,35 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// What is made once and never changed: the peers' Secret, and the claim from the template.
+    /// What is made once and never changed: the Secrets of peers and replicas, and the claims from templates.
     async fn make_once(&self, around: &accept::Surroundings) -> Result<(), RequestError> {
-        let name = names::peer_secret(self.cluster.cluster());
-        if around.secrets.get(&name).is_none_or(Option::is_none) {
-            let secret: [u8; 32] = rand::random();
-            let secret = hex(&secret);
-            let secret = objects::peer_secret(self.cluster, secret);
-            let secrets: Api<Secret> = self.api();
-            let how = creation();
-            let request = secrets.create(&how, &secret);
-            raced(ask(|| format!("make Secret {name}"), request).await)?;
+        let cluster = self.cluster;
+        let random = || hex(&rand::random::<[u8; 32]>());
+        let mut wanted = vec![objects::peer_secret(cluster, random())];
+        if cluster.has_several_sites() && cluster.replication().password_secret.is_none() {
+            wanted.push(objects::replication_secret(cluster, random()));
         }
-        if around.claim.is_none()
-            && let Some(claim) = objects::volume_claim(self.cluster)
-        {
-            let claims: Api<PersistentVolumeClaim> = self.api();
-            let name = claim.name_any();
-            let how = creation();
-            let request = claims.create(&how, &claim);
-            raced(ask(|| format!("make PersistentVolumeClaim {name}"), request).await)?;
+        for secret in wanted {
+            let name = secret.name_any();
+            if around.secrets.get(&name).is_none_or(Option::is_none) {
+                let secrets: Api<Secret> = self.api();
+                let how = creation();
+                let request = secrets.create(&how, &secret);
+                raced(ask(|| format!("make Secret {name}"), request).await)?;
+            }
+        }
+        for site in cluster.sites() {
+            let there = around.claims.get(&site.claim());
+            let Some(claim) = objects::volume_claim(&site) else {
+                continue;
+            };
+            if there.is_none_or(Option::is_none) {
+                let claims: Api<PersistentVolumeClaim> = self.api();
+                let name = claim.name_any();
+                let how = creation();
+                let request = claims.create(&how, &claim);
+                raced(ask(|| format!("make PersistentVolumeClaim {name}"), request).await)?;
+            }
         }
         Ok(())
     }
@@ -215,26 +224,28 @@ impl Look<'_> {
     /// gone from the specification.
     async fn keep_pods(
         &self,
-        site: &SiteView,
+        view: &ClusterView,
         pods: &[Arc<Pod>],
     ) -> Result<Written, ReconcileError> {
         let mut all = Written::Done;
-        for (number, member) in self.cluster.numbered() {
-            let mut members = site.members.iter();
-            let found = members.find(|view| view.number == number);
-            let one = match found.and_then(|view| view.pod.as_ref()) {
-                None => {
-                    let pod = objects::pod(self.cluster, number, member)?;
-                    self.make_pod(&pod).await?
+        for site in self.cluster.sites() {
+            for (number, member) in site.numbered() {
+                let mut members = view.members();
+                let found = members.find(|(_, seen)| seen.name == member.name);
+                let one = match found.and_then(|(_, seen)| seen.pod.as_ref()) {
+                    None => {
+                        let pod = objects::pod(&site, number, member)?;
+                        self.make_pod(&pod).await?
+                    }
+                    Some(pod) if pod.finished && !pod.terminating => {
+                        let text = format!("pod {} has ended and is made anew", pod.name);
+                        self.delete_pod(pod, Note::of_pod("PodEnded", text)).await?
+                    }
+                    Some(_) => Written::Done,
+                };
+                if one == Written::Outdated {
+                    all = one;
                 }
-                Some(pod) if pod.finished && !pod.terminating => {
-                    let text = format!("pod {} has ended and is made anew", pod.name);
-                    self.delete_pod(pod, Note::of_pod("PodEnded", text)).await?
-                }
-                Some(_) => Written::Done,
-            };
-            if one == Written::Outdated {
-                all = one;
             }
         }
         for pod in pods.iter().map(|pod| PodView::of(pod)) {
@@ -287,8 +298,8 @@ impl Look<'_> {
 
     /// Replaces the pod that is next, if a second look, past all caches, finds the same.
     async fn replace(&self, first: &Step) -> Result<Step, ReconcileError> {
-        let site = look::site_now(&self.context.client, self.cluster).await?;
-        let step = rollout::next(&site, self.cluster.spec.paused);
+        let view = look::now(&self.context.client, self.cluster).await?;
+        let step = rollout::next(&view, self.cluster.spec.paused);
         if let (Step::Replace { pod, member, owner }, true) = (&step, same(first, &step)) {
             let text = if *owner {
                 format!(
@@ -307,7 +318,7 @@ impl Look<'_> {
     /// Writes the status and tells what has changed, if something has.
     async fn tell(
         &self,
-        site: &SiteView,
+        view: &ClusterView,
         problems: &[Problem],
         step: &Step,
     ) -> Result<(), RequestError> {
@@ -319,11 +330,12 @@ impl Look<'_> {
         };
         let before = told.or_else(|| cluster.status.clone()).unwrap_or_default();
         let generation = cluster.metadata.generation;
-        let after = status::status(site, problems, step, generation, &before, &now());
+        let after = status::status(view, problems, step, generation, &before, &now());
         if after == before {
             return Ok(());
         }
-        let planned = site.record.known().is_some_and(|record| record.planned);
+        let record = view.primary().and_then(|site| site.record.known());
+        let planned = record.is_some_and(|record| record.planned);
         for note in story::between(&before, &after, problems, planned) {
             self.publish(&note).await?;
         }

@@ -5,12 +5,15 @@
 //! standbys, one by one, each until it is ready again ─► owner (its SIGTERM hands over) ─► done
 //! ```
 //!
+//! Of several sites those with replicas go first, one after the other, and the primary's last.
+//!
 //! The owner is replaced by deleting its pod, not by asking it for a switchover first: the pod must go
 //! anyway, SIGTERM starts the same handover, and no token is needed. What a switchover would have checked
 //! (is a standby ready?) is looked at right before, and the deletion names the very version of the pod
 //! that was looked at.
 
 use super::view::{MemberView, PodView, Record, SiteView};
+use super::zones::{ClusterView, Zones};
 
 /// What to do about pods that were made from something else than they should be.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +54,24 @@ pub enum Waiting {
         /// Why.
         why: String,
     },
+    /// Which site has the primary is unknown.
+    #[error("the record of all sites cannot be understood: {why}")]
+    RecordUnreadable {
+        /// Why.
+        why: String,
+    },
+    /// The record names a site that the specification does not have.
+    #[error("the record of all sites has the primary at {site}, which spec.sites does not name")]
+    PrimaryUnknown {
+        /// Which.
+        site: String,
+    },
+    /// The primary is on its way to another site.
+    #[error("the primary moves to site {to}")]
+    Moving {
+        /// To which.
+        to: String,
+    },
     /// The Lease names a member that the specification does not have.
     #[error("the site's Lease names an owner that is no member")]
     OwnerUnknown,
@@ -79,6 +100,9 @@ impl Waiting {
             Self::Paused => "Paused",
             Self::PodMissing { .. } => "PodMissing",
             Self::LeaseUnreadable { .. } => "LeaseUnreadable",
+            Self::RecordUnreadable { .. } => "RecordUnreadable",
+            Self::PrimaryUnknown { .. } => "PrimaryUnknown",
+            Self::Moving { .. } => "MoveUnderWay",
             Self::OwnerUnknown => "OwnerUnknown",
             Self::Handover => "HandoverUnderWay",
             Self::NotServing => "NotServing",
@@ -89,21 +113,50 @@ impl Waiting {
 }
 
 /// The next step.
-pub fn next(site: &SiteView, paused: bool) -> Step {
-    if site
-        .members
-        .iter()
-        .all(|member| member.outdated().is_none())
-    {
+pub fn next(view: &ClusterView, paused: bool) -> Step {
+    let current = |site: &SiteView| {
+        let mut members = site.members.iter();
+        members.all(|member| member.outdated().is_none())
+    };
+    if view.sites.iter().all(current) {
         return Step::Current;
     }
-    judge(site, paused).unwrap_or_else(Step::Wait)
+    let judged = between_sites(view, paused).and_then(|()| {
+        let mut sites = view.primary_last();
+        sites
+            .find(|site| !current(site))
+            .map_or(Ok(Step::Current), judge)
+    });
+    judged.unwrap_or_else(Step::Wait)
 }
 
-fn judge(site: &SiteView, paused: bool) -> Result<Step, Waiting> {
+/// Whether all sites together let one pod go.
+fn between_sites(view: &ClusterView, paused: bool) -> Result<(), Waiting> {
     if paused {
         return Err(Waiting::Paused);
     }
+    match &view.zones {
+        Zones::One | Zones::Unmade(_) => {}
+        Zones::Unreadable(why) => {
+            return Err(Waiting::RecordUnreadable { why: why.clone() });
+        }
+        Zones::Known(record) => {
+            if let Some(moving) = &record.moving {
+                let to = moving.to.0.clone();
+                return Err(Waiting::Moving { to });
+            }
+            if view.primary().is_none() {
+                let site = record.primary.0.clone();
+                return Err(Waiting::PrimaryUnknown { site });
+            }
+        }
+    }
+    // Never two pods at once, in whichever sites.
+    view.sites.iter().try_for_each(at_rest)
+}
+
+/// All pods are there, and ownership rests.
+fn at_rest(site: &SiteView) -> Result<(), Waiting> {
     for member in &site.members {
         let there = member.pod.as_ref().is_some_and(|pod| !pod.terminating);
         if !there {
@@ -114,6 +167,10 @@ fn judge(site: &SiteView, paused: bool) -> Result<Step, Waiting> {
     if site.in_handover() {
         return Err(Waiting::Handover);
     }
+    Ok(())
+}
+
+fn judge(site: &SiteView) -> Result<Step, Waiting> {
     let owned = match &site.record {
         Record::Unreadable(why) => return Err(Waiting::LeaseUnreadable { why: why.clone() }),
         Record::None => false,

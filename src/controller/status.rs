@@ -1,11 +1,15 @@
 //! The status of a cluster from what is seen of it. Pure. Unknown is said as Unknown.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::accept::Problem;
 use super::rollout::Step;
 use super::view::{PodView, Record, SiteView};
-use crate::cluster::{BatonClusterStatus, MemberState, Phase};
+use super::zones::{ClusterView, Zones};
+use crate::cluster::{BatonClusterStatus, MemberState, Phase, SiteState};
+use crate::decide::zone::{ClusterRecord, Degraded};
 
 /// The specification can be acted on.
 pub const ACCEPTED: &str = "Accepted";
@@ -46,45 +50,54 @@ fn verdict(
 
 /// The status that follows `before`.
 pub fn status(
-    site: &SiteView,
+    view: &ClusterView,
     problems: &[Problem],
     rollout: &Step,
     generation: Option<i64>,
     before: &BatonClusterStatus,
     now: &Time,
 ) -> BatonClusterStatus {
+    let unknown = nowhere(view);
+    let site = view.primary().unwrap_or(&unknown);
+    let replication = replication_healthy(&view.zones);
+    let phase = phase(site, problems, &replication);
     let verdicts = [
         accepted(problems),
         ready(site),
         standby_ready(site),
         fence_proven(site),
-        verdict(
-            REPLICATION_HEALTHY,
-            "True",
-            "OneSite",
-            "the cluster has one site: nothing is replicated",
-        ),
-        members_able(site),
+        replication,
+        members_able(view),
         up_to_date(rollout),
     ];
     let conditions = verdicts
         .into_iter()
         .map(|verdict| condition(verdict, generation, before, now));
     let record = site.record.known();
+    let mut names = BTreeSet::new();
     BatonClusterStatus {
         observed_generation: generation,
-        phase: Some(phase(site, problems)),
+        phase: Some(phase),
+        primary_site: several(view)
+            .then(|| site.name.clone())
+            .filter(|name| !name.is_empty()),
         active: site.owner().map(|owner| owner.name.clone()),
         standby: site.standby().map(|standby| standby.name.clone()),
         epoch: record.map(|record| record.epoch.number()),
         conditions: conditions.collect(),
-        members: site
-            .members
-            .iter()
-            .map(|member| {
+        sites: match several(view) {
+            true => view.sites.iter().map(|site| of_site(view, site)).collect(),
+            false => Vec::new(),
+        },
+        members: view
+            .members()
+            // The API server takes no list with one name twice; that there is one is told in Accepted.
+            .filter(|(_, member)| names.insert(&member.name))
+            .map(|(site, member)| {
                 let pod = member.pod.clone().unwrap_or_default();
                 MemberState {
                     name: member.name.clone(),
+                    site: several(view).then(|| site.name.clone()),
                     node: pod.node,
                     pod_uid: Some(pod.uid).filter(|uid| !uid.is_empty()),
                     role: pod.role,
@@ -92,6 +105,45 @@ pub fn status(
                 }
             })
             .collect(),
+    }
+}
+
+fn several(view: &ClusterView) -> bool {
+    view.zones != Zones::One
+}
+
+/// In the place of the primary's site where nobody knows which that is.
+fn nowhere(view: &ClusterView) -> SiteView {
+    let record = match &view.zones {
+        Zones::One | Zones::Unmade(_) => Record::None,
+        Zones::Known(record) => Record::Unreadable(format!(
+            "the primary is at site {}, which spec.sites does not name",
+            record.primary
+        )),
+        Zones::Unreadable(why) => Record::Unreadable(format!("that of all sites: {why}")),
+    };
+    SiteView {
+        name: String::new(),
+        primary: false,
+        record,
+        members: Vec::new(),
+    }
+}
+
+fn of_site(view: &ClusterView, site: &SiteView) -> SiteState {
+    let role = match (&view.zones, site.primary) {
+        (Zones::Unreadable(_), _) => None,
+        (Zones::One | Zones::Unmade(_) | Zones::Known(_), true) => Some("primary"),
+        (Zones::One | Zones::Unmade(_) | Zones::Known(_), false) => Some("replica"),
+    };
+    let record = site.record.known();
+    SiteState {
+        name: site.name.clone(),
+        role: role.map(str::to_owned),
+        active: site.owner().map(|owner| owner.name.clone()),
+        standby: site.standby().map(|standby| standby.name.clone()),
+        epoch: record.map(|record| record.epoch.number()),
+        ready: site.serves(),
     }
 }
 
@@ -121,13 +173,13 @@ fn condition(
     }
 }
 
-fn phase(site: &SiteView, problems: &[Problem]) -> Phase {
+fn phase(site: &SiteView, problems: &[Problem], replication: &Verdict) -> Phase {
     let served = site.record.known().is_some_and(|record| record.initialized);
     if !problems.is_empty() && site.record == Record::None {
         Phase::Pending
     } else if site.serves() && site.in_handover() {
         Phase::HandingOver
-    } else if site.serves() && site.standby().is_some() {
+    } else if site.serves() && site.standby().is_some() && replication.status == "True" {
         Phase::Healthy
     } else if site.serves() {
         Phase::Degraded
@@ -226,11 +278,57 @@ fn fence_proven(site: &SiteView) -> Verdict {
     }
 }
 
+/// What the record of all sites promises: what of it is not known for sure is not promised.
+fn replication_healthy(zones: &Zones) -> Verdict {
+    let say = |status, reason, text: String| verdict(REPLICATION_HEALTHY, status, reason, text);
+    let record: &ClusterRecord = match zones {
+        Zones::One => {
+            let text = "the cluster has one site: nothing is replicated";
+            return verdict(REPLICATION_HEALTHY, "True", "OneSite", text);
+        }
+        Zones::Unmade(_) => {
+            let text = "no site has made the database yet".to_owned();
+            return say("False", "NotYet", text);
+        }
+        Zones::Unreadable(why) => {
+            let text = format!("the record of all sites cannot be understood: {why}");
+            return say("Unknown", "RecordUnreadable", text);
+        }
+        Zones::Known(record) => record,
+    };
+    let sync = &record.sync;
+    if sync.need == 0 {
+        let why = sync.why.as_ref();
+        let reason = match why {
+            Some(Degraded::NotYet) | None => "NotYet",
+            Some(Degraded::Behind(_)) => "SitesBehind",
+            Some(Degraded::Off) => "Off",
+        };
+        let why = why.map_or_else(|| "no reason is given".to_owned(), ToString::to_string);
+        let text = format!("commits wait for no other site: {why}");
+        return say("False", reason, text);
+    }
+    let sites: Vec<_> = sync.sites.iter().map(ToString::to_string).collect();
+    let promise = format!("{} of {}", sync.need, sites.join(", "));
+    if sync.confirmed {
+        let text = format!(
+            "every acknowledged commit is on {promise}, beside site {}",
+            record.primary
+        );
+        say("True", "Synchronous", text)
+    } else {
+        let text = format!(
+            "commits wait for {promise}, which have yet to catch up with what was there before"
+        );
+        say("False", "Unconfirmed", text)
+    }
+}
+
 /// By the members' own word: why one is refused its volume, or refuses it, and what to do.
-fn members_able(site: &SiteView) -> Verdict {
+fn members_able(view: &ClusterView) -> Verdict {
     let pods = || {
-        let members = site.members.iter();
-        members.filter_map(|member| Some((&member.name, member.pod.as_ref()?)))
+        let members = view.members();
+        members.filter_map(|(_, member)| Some((&member.name, member.pod.as_ref()?)))
     };
     let needs = pods().filter_map(|(name, pod)| {
         let text = pod.needs_operator.as_ref()?;

@@ -4,7 +4,9 @@
 use kube::runtime::events::{Event, EventType};
 
 use super::accept::Problem;
-use super::status::{ACCEPTED, FENCE_PROVEN, MEMBERS_ABLE, READY, STANDBY_READY};
+use super::status::{
+    ACCEPTED, FENCE_PROVEN, MEMBERS_ABLE, READY, REPLICATION_HEALTHY, STANDBY_READY,
+};
 use crate::cluster::{BatonClusterStatus, Phase};
 
 /// The longest note that an Event may have, in bytes (events.k8s.io/v1).
@@ -78,9 +80,13 @@ pub fn between(
 ) -> Vec<Note> {
     let mut notes = Vec::new();
     refusals(before, after, problems, &mut notes);
-    handover(before, after, planned, &mut notes);
+    // Epochs of different sites cannot be compared.
+    if !moved(before, after, &mut notes) {
+        handover(before, after, planned, &mut notes);
+    }
     service(before, after, &mut notes);
     standby(before, after, &mut notes);
+    replication(before, after, &mut notes);
     members(before, after, &mut notes);
     notes
 }
@@ -106,6 +112,40 @@ fn refusals(
     if is(before, ACCEPTED, "False").is_some() && is(after, ACCEPTED, "True").is_some() {
         let text = "the specification can be acted on".to_owned();
         notes.push(Note::normal("Accepted", "Accept", text));
+    }
+}
+
+/// Whether the primary came to another site, and that it did.
+fn moved(before: &BatonClusterStatus, after: &BatonClusterStatus, notes: &mut Vec<Note>) -> bool {
+    match (&before.primary_site, &after.primary_site) {
+        (Some(from), Some(to)) if from != to => {
+            let text = format!("the primary moved from site {from} to site {to}");
+            notes.push(Note::normal("PrimaryMoved", "Promote", text));
+            true
+        }
+        // It is no longer, or was not, known where it is.
+        (Some(_), None) | (None, Some(_)) => !before.sites.is_empty(),
+        (Some(_), Some(_)) | (None, None) => false,
+    }
+}
+
+/// A cluster that has just been made has nothing to lose yet.
+fn replication(before: &BatonClusterStatus, after: &BatonClusterStatus, notes: &mut Vec<Note>) {
+    let healthy = |of| is(of, REPLICATION_HEALTHY, "True").is_some();
+    let told = before.condition(REPLICATION_HEALTHY).is_some();
+    let Some(now) = after.condition(REPLICATION_HEALTHY) else {
+        return;
+    };
+    match (healthy(before), healthy(after)) {
+        (true, false) => {
+            let text = now.message.clone();
+            notes.push(Note::warning("ReplicationDegraded", "Replicate", text));
+        }
+        (false, true) if told => {
+            let text = now.message.clone();
+            notes.push(Note::normal("ReplicationHealthy", "Replicate", text));
+        }
+        (false, true | false) | (true, true) => {}
     }
 }
 

@@ -6,7 +6,8 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use crate::cluster::{BatonCluster, names};
+use super::zones::Zones;
+use crate::cluster::{Site, names};
 use crate::decide::LeaseRecord;
 
 /// The record in a site's Lease.
@@ -111,6 +112,11 @@ impl PodView {
         self.ready && self.serving && self.role.as_deref() == Some("active")
     }
 
+    /// Whether the member says that it owns its volume, and Kubernetes found that it can be read there.
+    pub fn ready_replica(&self) -> bool {
+        self.ready && self.role.as_deref() == Some("active")
+    }
+
     /// Whether ownership is passing from or to it.
     pub fn in_handover(&self) -> bool {
         matches!(self.role.as_deref(), Some("handing-over" | "taking-over"))
@@ -141,6 +147,10 @@ impl MemberView {
 /// A site.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SiteView {
+    /// Its name.
+    pub name: String,
+    /// Its active runs the primary. With one site it always does.
+    pub primary: bool,
     /// Who owns the volume, as the Lease says.
     pub record: Record,
     /// The members, in the order of the specification.
@@ -150,14 +160,15 @@ pub struct SiteView {
 impl SiteView {
     /// From what was fetched. `templates` has one entry for each member.
     pub fn of(
-        cluster: &BatonCluster,
+        site: &Site<'_>,
+        zones: &Zones,
         templates: Vec<String>,
         lease: Option<&Lease>,
         pods: &[impl AsRef<Pod>],
     ) -> Self {
-        let numbered = cluster.numbered().into_iter().zip(templates);
+        let numbered = site.numbered().into_iter().zip(templates);
         let members = numbered.map(|((number, member), template)| {
-            let name = names::pod(cluster.cluster(), &member.name);
+            let name = names::pod(site.cluster.cluster(), &member.name);
             let pod = pods.iter().map(AsRef::as_ref);
             let pod = pod.into_iter().find(|pod| pod.name_any() == name);
             MemberView {
@@ -168,6 +179,8 @@ impl SiteView {
             }
         });
         Self {
+            name: site.name.to_owned(),
+            primary: zones.is_primary(site.name),
             record: Record::of(lease),
             members: members.collect(),
         }
@@ -196,10 +209,13 @@ impl SiteView {
             .map(|(member, _)| member)
     }
 
-    /// Whether the owner serves, and Kubernetes found so.
+    /// Whether the owner serves what it should, and Kubernetes found so: the primary, or a replica.
     pub fn serves(&self) -> bool {
         let pod = self.owner().and_then(|owner| owner.pod.as_ref());
-        pod.is_some_and(PodView::ready_active)
+        pod.is_some_and(|pod| match self.primary {
+            true => pod.ready_active(),
+            false => pod.ready_replica(),
+        })
     }
 
     /// Whether ownership is passing.

@@ -80,11 +80,10 @@ impl Stores {
         pods
     }
 
-    /// The Lease of a cluster's site.
-    pub fn lease_of(&self, cluster: &BatonCluster) -> Option<std::sync::Arc<Lease>> {
-        let name = names::lease(cluster.cluster(), &cluster.spec.site);
+    /// A Lease of a cluster, by its name.
+    pub fn lease(&self, cluster: &BatonCluster, name: &str) -> Option<std::sync::Arc<Lease>> {
         self.leases
-            .get(&ObjectRef::new(&name).within(cluster.namespace()))
+            .get(&ObjectRef::new(name).within(cluster.namespace()))
     }
 }
 

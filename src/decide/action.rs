@@ -68,8 +68,12 @@ pub enum Action {
         role: RoleName,
         /// The epoch it owns or knows.
         epoch: Epoch,
+        /// The term in which the primary runs here; 0 with one site, and where it does not.
+        term: u64,
         /// PostgreSQL accepts writes here, and no handover has begun to lead clients away.
         serving: bool,
+        /// PostgreSQL runs here as a replica of another site's.
+        follows: bool,
     },
     /// Read the member's settings of PostgreSQL anew, have PostgreSQL re-read them if it runs, and answer
     /// the request. Waits for nothing of the volume.

@@ -294,20 +294,27 @@ impl Turn<'_> {
     fn route(&mut self) {
         let role = self.memory.role.name();
         let epoch = self.owned().map_or(self.memory.newest, |(epoch, _)| epoch);
-        let serving = self.wants_clients()
-            && self.seen.local.postgres == Postgres::Running
-            && self.runs_the_primary();
+        let runs = self.wants_clients() && self.seen.local.postgres == Postgres::Running;
+        let (serving, follows) = (
+            runs && self.runs_the_primary(),
+            runs && !self.runs_the_primary(),
+        );
+        let zone = self.memory.zone.runs.as_ref();
         let routed = Routed {
             role,
             epoch,
+            term: zone.filter(|_| serving).map_or(0, |(term, _)| *term),
             serving,
+            follows,
         };
         if self.memory.routed != Some(routed) {
             self.memory.routed = Some(routed);
             self.actions.push(Action::PublishRole {
                 role,
                 epoch,
+                term: routed.term,
                 serving,
+                follows,
             });
         }
     }

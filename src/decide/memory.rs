@@ -356,8 +356,12 @@ pub struct Routed {
     pub role: RoleName,
     /// The epoch.
     pub epoch: Epoch,
+    /// The primary's term.
+    pub term: u64,
     /// Serving.
     pub serving: bool,
+    /// Following another site's primary.
+    pub follows: bool,
 }
 
 impl Default for Memory {

@@ -10,15 +10,20 @@ pub const SITE: &str = "baton.dev/site";
 pub const ROLE: &str = "baton.dev/role";
 /// On a pod: `true` where PostgreSQL accepts writes, absent elsewhere.
 pub const SERVING: &str = "baton.dev/serving";
-/// On a pod: `primary` where PostgreSQL accepts writes, absent elsewhere; for selectors made for
-/// others' operators.
+/// On a pod: `primary` where PostgreSQL accepts writes, `replica` where it follows another site's,
+/// absent elsewhere; for selectors made for others' operators.
 pub const PLAIN_ROLE: &str = "role";
 /// The value of [`PLAIN_ROLE`].
 pub const PRIMARY: &str = "primary";
+/// The value of [`PLAIN_ROLE`] where PostgreSQL follows the primary of another site.
+pub const REPLICA: &str = "replica";
 /// On a pod: why the member cannot get on without an operator, absent where it can.
 pub const NEEDS_OPERATOR: &str = "baton.dev/needs-operator";
 /// On the EndpointSlice: the epoch of the owner that wrote it.
 pub const EPOCH: &str = "baton.dev/epoch";
+/// On the EndpointSlice of a cluster with several sites: the term in which that owner's site has the
+/// primary. Epochs of different sites cannot be compared; terms can.
+pub const TERM: &str = "baton.dev/term";
 /// On the Lease: the record, as JSON.
 pub const RECORD: &str = "baton.dev/record";
 /// On the Lease: the changes of ownership, as JSON.

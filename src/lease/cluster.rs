@@ -10,7 +10,7 @@ use crate::decide::{Incarnation, Lease, LeaseRecord, LeaseVersion};
 use crate::kubernetes::Access;
 
 /// Whose register it is, in the place of a site's name, which this never is.
-const EVERY_SITE: &str = "*";
+pub(super) const EVERY_SITE: &str = "*";
 
 /// The store of the cluster's record. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -205,13 +205,24 @@ impl Member {
             Action::PublishRole {
                 role,
                 epoch,
+                term,
                 serving,
+                follows,
             } => {
-                info!(?role, epoch = epoch.number(), serving, "role");
+                info!(
+                    ?role,
+                    epoch = epoch.number(),
+                    term,
+                    serving,
+                    follows,
+                    "role"
+                );
                 self.executor.tools().router.want(Wanted {
                     role,
                     epoch,
+                    term,
                     serving,
+                    follows,
                 });
             }
             Action::Reload { request } => self.executor.reload(request),

@@ -10,7 +10,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 
-use super::slice::{self, Target, Verdict};
+use super::slice::{self, Rank, Target, Verdict};
 use super::{Reached, RouteError, Wanted, labels};
 use crate::clock;
 use crate::kubernetes::{Access, Failure, names, within};
@@ -68,16 +68,20 @@ impl Endpoints {
                 None => self.find(&slices).await?,
             };
             let verdict = if wanted.serving {
-                slice::publish(found.as_ref(), &self.target, wanted.epoch)
+                let rank = Rank {
+                    term: wanted.term,
+                    epoch: wanted.epoch,
+                };
+                slice::publish(found.as_ref(), &self.target, rank)
             } else {
-                slice::withdraw(found.as_ref(), &self.target, wanted.epoch)
+                slice::withdraw(found.as_ref(), &self.target)
             };
             match verdict {
                 Verdict::Right => {
                     self.slice = found;
                     return Ok(Reached::Done);
                 }
-                Verdict::Superseded(by) => return Ok(Reached::Superseded(by)),
+                Verdict::Superseded(by) => return Ok(Reached::Superseded(by.epoch)),
                 Verdict::Unusable(what) => {
                     let slice = names::endpoint_slice(&self.target.service);
                     return Err(RouteError::Unusable { slice, what });

@@ -9,10 +9,10 @@ use crate::kubernetes::names;
 
 /// The merge patch of this member's own pod. The UID keeps it from a later pod of the same name.
 pub(super) fn own(uid: &str, wanted: &Wanted) -> Value {
-    let (plain, serving) = if wanted.serving {
-        (json!(names::PRIMARY), json!("true"))
-    } else {
-        (Value::Null, Value::Null)
+    let (plain, serving) = match (wanted.serving, wanted.follows) {
+        (true, _) => (json!(names::PRIMARY), json!("true")),
+        (false, true) => (json!(names::REPLICA), Value::Null),
+        (false, false) => (Value::Null, Value::Null),
     };
     json!({"metadata": {
         "uid": uid,

@@ -54,8 +54,12 @@ pub struct Wanted {
     pub role: RoleName,
     /// The epoch it owns or knows.
     pub epoch: Epoch,
+    /// The term in which this site has the primary; 0 with one site, and where it has none.
+    pub term: u64,
     /// PostgreSQL accepts writes, and clients shall be led here.
     pub serving: bool,
+    /// PostgreSQL follows the primary of another site.
+    pub follows: bool,
 }
 
 /// What is wanted, and whether a handover waits for it.
@@ -215,7 +219,9 @@ impl Router {
             wanted: Wanted {
                 role,
                 epoch,
+                term: 0,
                 serving: false,
+                follows: false,
             },
             pause: Some(deadline),
         };

@@ -2,7 +2,8 @@
 //! Pure.
 //!
 //! The epoch in its annotation orders what owners write, as the reservation orders their writes to the
-//! volume: an owner that was overtaken without knowing it never replaces its successor's endpoint.
+//! volume: an owner that was overtaken without knowing it never replaces its successor's endpoint. Of
+//! several sites each counts epochs of its own; there the term of the primary goes before the epoch.
 
 use std::net::IpAddr;
 
@@ -24,6 +25,15 @@ pub(super) struct Target {
     pub port: u16,
 }
 
+/// What orders owners, of all sites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    /// The term in which its site has the primary; 0 with one site.
+    pub term: u64,
+    /// Its epoch.
+    pub epoch: Epoch,
+}
+
 /// What follows from the slice that was found.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Verdict {
@@ -32,18 +42,18 @@ pub(super) enum Verdict {
     /// Replace it by this one; make it where there is none.
     Write(Box<EndpointSlice>),
     /// A later owner has written it.
-    Superseded(Epoch),
+    Superseded(Rank),
     /// A person must look.
     Unusable(String),
 }
 
-/// The slice shall lead to this member, the owner of `epoch`.
-pub(super) fn publish(found: Option<&EndpointSlice>, target: &Target, epoch: Epoch) -> Verdict {
+/// The slice shall lead to this member, the owner of this rank.
+pub(super) fn publish(found: Option<&EndpointSlice>, target: &Target, rank: Rank) -> Verdict {
     let mut slice = match found {
         None => new(target),
-        Some(found) => match epoch_of(found) {
+        Some(found) => match rank_of(found) {
             Err(text) => return Verdict::Unusable(text),
-            Ok(Some(by)) if by > epoch => return Verdict::Superseded(by),
+            Ok(Some(by)) if by > rank => return Verdict::Superseded(by),
             Ok(_) if found.address_type != address_type(target.facts.ip) => {
                 return Verdict::Unusable(format!(
                     "it is for {} addresses and the pod has {}: delete the EndpointSlice",
@@ -53,7 +63,7 @@ pub(super) fn publish(found: Option<&EndpointSlice>, target: &Target, epoch: Epo
             Ok(_) => found.clone(),
         },
     };
-    write_meta(&mut slice.metadata, target, epoch);
+    write_meta(&mut slice.metadata, target, rank);
     slice.endpoints = vec![endpoint(target)];
     slice.ports = Some(vec![port(target.port)]);
     if found == Some(&slice) {
@@ -63,15 +73,13 @@ pub(super) fn publish(found: Option<&EndpointSlice>, target: &Target, epoch: Epo
     }
 }
 
-/// The slice shall not lead to this member, whose newest epoch is `epoch`.
-pub(super) fn withdraw(found: Option<&EndpointSlice>, target: &Target, epoch: Epoch) -> Verdict {
+/// The slice shall not lead to this member. What leads elsewhere is another's: it stays, whatever its rank.
+pub(super) fn withdraw(found: Option<&EndpointSlice>, target: &Target) -> Verdict {
     let Some(found) = found else {
         return Verdict::Right;
     };
-    match epoch_of(found) {
-        Err(text) => return Verdict::Unusable(text),
-        Ok(Some(by)) if by > epoch => return Verdict::Right,
-        Ok(_) => {}
+    if let Err(text) = rank_of(found) {
+        return Verdict::Unusable(text);
     }
     if !found.endpoints.iter().any(|entry| is_ours(entry, target)) {
         return Verdict::Right;
@@ -81,19 +89,25 @@ pub(super) fn withdraw(found: Option<&EndpointSlice>, target: &Target, epoch: Ep
     Verdict::Write(Box::new(slice))
 }
 
-/// The epoch of the owner that wrote it; none where none did yet.
-fn epoch_of(slice: &EndpointSlice) -> Result<Option<Epoch>, String> {
+/// The rank of the owner that wrote it; none where none did yet.
+fn rank_of(slice: &EndpointSlice) -> Result<Option<Rank>, String> {
     let annotations = slice.metadata.annotations.as_ref();
-    let Some(text) = annotations.and_then(|annotations| annotations.get(names::EPOCH)) else {
+    let text = |name: &str| annotations.and_then(|annotations| annotations.get(name));
+    let senseless = |name: &str, text: &str, what: &str| {
+        format!("its annotation {name} is {text:?}, which is no {what}: delete the EndpointSlice")
+    };
+    let Some(number) = text(names::EPOCH) else {
         return Ok(None);
     };
-    let number = text.parse().ok().and_then(Epoch::new);
-    number.map(Some).ok_or_else(|| {
-        format!(
-            "its annotation {} is {text:?}, which is no epoch: delete the EndpointSlice",
-            names::EPOCH
-        )
-    })
+    let epoch = number.parse().ok().and_then(Epoch::new);
+    let epoch = epoch.ok_or_else(|| senseless(names::EPOCH, number, "epoch"))?;
+    let term = match text(names::TERM) {
+        None => 0,
+        Some(number) => number
+            .parse()
+            .map_err(|_| senseless(names::TERM, number, "term"))?,
+    };
+    Ok(Some(Rank { term, epoch }))
 }
 
 fn is_ours(endpoint: &Endpoint, target: &Target) -> bool {
@@ -126,7 +140,7 @@ fn new(target: &Target) -> EndpointSlice {
     }
 }
 
-fn write_meta(meta: &mut ObjectMeta, target: &Target, epoch: Epoch) {
+fn write_meta(meta: &mut ObjectMeta, target: &Target, rank: Rank) {
     meta.name = Some(names::endpoint_slice(&target.service));
     let labels = meta.labels.get_or_insert_default();
     labels.extend(names::labels(&target.cluster));
@@ -137,7 +151,10 @@ fn write_meta(meta: &mut ObjectMeta, target: &Target, epoch: Epoch) {
         labels.insert(label.to_owned(), value.to_owned());
     }
     let annotations = meta.annotations.get_or_insert_default();
-    annotations.insert(names::EPOCH.to_owned(), epoch.number().to_string());
+    annotations.insert(names::EPOCH.to_owned(), rank.epoch.number().to_string());
+    if rank.term > 0 {
+        annotations.insert(names::TERM.to_owned(), rank.term.to_string());
+    }
 }
 
 /// The Service takes its slice with it when it is deleted.

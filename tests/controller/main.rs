@@ -9,3 +9,4 @@ mod leaving;
 mod refused;
 mod rollout;
 mod world;
+mod zones;

@@ -254,19 +254,25 @@ impl World {
 
     /// What the owner writes into the site's Lease.
     pub async fn own(&self, cluster: &str, number: u8, epoch: u32, planned: bool) {
+        self.own_site(cluster, "local", number, epoch, planned)
+            .await;
+    }
+
+    /// As [`Self::own`], of one site among several.
+    pub async fn own_site(&self, cluster: &str, site: &str, number: u8, epoch: u32, planned: bool) {
         let record = json!({
             "epoch": epoch, "newest": epoch, "holder": number, "incarnation": 1, "sequence": 1,
             "clean": false, "planned": planned, "initialized": true, "paused": false,
         });
         let mut labels = names::labels(cluster);
-        labels.insert(names::SITE.to_owned(), "local".to_owned());
+        labels.insert(names::SITE.to_owned(), site.to_owned());
         let lease = json!({
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
             "metadata": {"labels": labels, "annotations": {names::RECORD: record.to_string()}},
             "spec": {"leaseTransitions": epoch},
         });
-        let name = names::lease(cluster, "local");
+        let name = names::lease(cluster, site);
         let leases = self.api::<Lease>();
         let how = PatchParams::apply("baton-member").force();
         leases

@@ -52,7 +52,9 @@ fn serving(number: u32) -> Wanted {
     Wanted {
         role: RoleName::Active,
         epoch: epoch(number),
+        term: 0,
         serving: true,
+        follows: false,
     }
 }
 
@@ -60,7 +62,9 @@ fn standby(number: u32) -> Wanted {
     Wanted {
         role: RoleName::Standby,
         epoch: epoch(number),
+        term: 0,
         serving: false,
+        follows: false,
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the plugin reads: a cluster, its site's Lease and its pods.
+//! What the plugin reads: a cluster, its sites' Leases and its pods.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 use tokio::time::timeout;
 
-use crate::cluster::{BatonCluster, names};
-use crate::controller::{Record, SiteView};
+use crate::cluster::{self, BatonCluster, names};
+use crate::controller::{ClusterView, Record, SiteView, Zones};
 use crate::lease::Ownership;
 
 /// How long the API server may take for one answer.
@@ -26,8 +26,12 @@ pub struct Site {
 /// All of it at one time.
 pub struct Seen {
     pub cluster: BatonCluster,
+    /// The Lease of the site with the primary.
     pub lease: Option<Lease>,
+    /// The site with the primary.
     pub view: SiteView,
+    /// All sites.
+    pub all: ClusterView,
 }
 
 impl Site {
@@ -42,22 +46,48 @@ impl Site {
     /// Reads all.
     pub async fn look(&self) -> anyhow::Result<Seen> {
         let cluster = self.read().await?;
-        let name = names::lease(&self.cluster, &cluster.spec.site);
-        let leases: Api<Lease> = self.api();
-        let lease = within("read the Lease", leases.get_opt(&name)).await?;
+        let zones = self.zones(&cluster).await?;
         let pods: Api<Pod> = self.api();
         let which = format!("{}={}", names::CLUSTER, self.cluster);
         let which = ListParams::default().labels(&which);
         let pods = within("list the pods", pods.list(&which)).await?;
         let pods: Vec<_> = pods.items.into_iter().map(std::sync::Arc::new).collect();
-        // What pods should be made from is the controller's business.
-        let templates = vec![String::new(); cluster.spec.members.len()];
-        let view = SiteView::of(&cluster, templates, lease.as_ref(), &pods);
+        let (mut sites, mut of_primary) = (Vec::new(), None);
+        for site in cluster.sites() {
+            let lease = self.lease(&site).await?;
+            // What pods should be made from is the controller's business.
+            let templates = vec![String::new(); site.members.len()];
+            let view = SiteView::of(&site, &zones, templates, lease.as_ref(), &pods);
+            if view.primary {
+                of_primary = Some((view.clone(), lease));
+            }
+            sites.push(view);
+        }
+        let (view, lease) = of_primary.context(
+            "it is unknown which site has the primary: see the condition ReplicationHealthy",
+        )?;
+        let all = ClusterView { sites, zones };
         Ok(Seen {
             cluster,
             lease,
             view,
+            all,
         })
+    }
+
+    async fn zones(&self, cluster: &BatonCluster) -> anyhow::Result<Zones> {
+        if !cluster.has_several_sites() {
+            return Ok(Zones::One);
+        }
+        let leases: Api<Lease> = self.api();
+        let name = names::record_lease(&self.cluster);
+        let lease = within("read the record of all sites", leases.get_opt(&name)).await?;
+        Ok(Zones::of(lease.as_ref(), cluster.first_primary()))
+    }
+
+    async fn lease(&self, site: &cluster::Site<'_>) -> anyhow::Result<Option<Lease>> {
+        let leases: Api<Lease> = self.api();
+        within("read the Lease", leases.get_opt(&site.lease())).await
     }
 
     /// Reads the cluster.

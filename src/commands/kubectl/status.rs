@@ -23,10 +23,11 @@ pub async fn show(site: &Site, output: Output) -> anyhow::Result<ExitCode> {
 }
 
 fn document(site: &Site, seen: &Seen) -> serde_json::Value {
-    let members = seen.view.members.iter().map(|member| {
+    let members = seen.all.members().map(|(site, member)| {
         let pod = member.pod.as_ref();
         json!({
             "name": member.name,
+            "site": site.name,
             "number": member.number,
             "pod": pod.map(|pod| &pod.name),
             "node": pod.and_then(|pod| pod.node.as_ref()),
@@ -65,7 +66,10 @@ fn print(site: &Site, seen: &Seen) {
         namespace, cluster, ..
     } = site;
     println!("Cluster {namespace}/{cluster}: active {active}, epoch {epoch}{paused}");
-    let rows: Vec<_> = seen.view.members.iter().map(row).collect();
+    if seen.all.sites.len() > 1 {
+        println!("The primary is at site {}", seen.view.name);
+    }
+    let rows: Vec<_> = seen.all.members().map(|(_, member)| row(member)).collect();
     let head = ["Member", "No", "Pod", "Node", "Role", "Serving", "Ready"];
     print_table(head, &rows);
     if let Record::Unreadable(why) = &seen.view.record {

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 
 use super::owned;
-use crate::cluster::{BatonCluster, names};
+use crate::cluster::{BatonCluster, Site, names};
 
 pub fn service_account(cluster: &BatonCluster) -> ServiceAccount {
     ServiceAccount {
@@ -17,10 +17,14 @@ pub fn service_account(cluster: &BatonCluster) -> ServiceAccount {
 
 pub fn role(cluster: &BatonCluster) -> Role {
     let name = cluster.cluster();
-    let lease = vec![names::lease(name, &cluster.spec.site)];
+    let sites = cluster.sites();
+    let mut leases: Vec<_> = sites.iter().map(Site::lease).collect();
+    if cluster.has_several_sites() {
+        leases.push(names::record_lease(name));
+    }
     let slice = vec![names::endpoint_slice(name)];
     let service = vec![names::read_write_service(name)];
-    let members = cluster.spec.members.iter();
+    let members = sites.iter().flat_map(|site| site.members);
     let pods = members
         .map(|member| names::pod(name, &member.name))
         .collect();
@@ -32,7 +36,7 @@ pub fn role(cluster: &BatonCluster) -> Role {
                 "coordination.k8s.io",
                 "leases",
                 &["get", "list", "watch", "update"],
-                Some(lease),
+                Some(leases),
             ),
             // What is created has no name yet that could be checked.
             rule("coordination.k8s.io", "leases", &["create"], None),

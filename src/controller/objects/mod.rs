@@ -21,7 +21,7 @@ use serde_json::Value;
 pub use pod::{pod, template};
 pub use settings::{check, member_toml};
 
-use crate::cluster::{BatonCluster, names};
+use crate::cluster::{BatonCluster, Site, names};
 
 /// Why the objects of a cluster could not be written down.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +43,15 @@ pub enum ObjectError {
 /// Labels that name the pods of a cluster.
 pub fn selector(cluster: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(names::CLUSTER.to_owned(), cluster.to_owned())])
+}
+
+/// Labels that name the pods of a site.
+pub fn site_selector(site: &Site<'_>) -> BTreeMap<String, String> {
+    let mut labels = selector(site.cluster.cluster());
+    if let Some(own) = site.own {
+        labels.insert(names::SITE.to_owned(), own.name.clone());
+    }
+    labels
 }
 
 /// The head of an object that goes with its cluster.
@@ -73,8 +82,10 @@ pub fn applied(cluster: &BatonCluster) -> Result<Vec<Value>, ObjectError> {
         json(&access::role(cluster))?,
         json(&access::role_binding(cluster))?,
         json(&config_map(cluster)?)?,
-        json(&disruption_budget(cluster))?,
     ];
+    for site in cluster.sites() {
+        all.push(json(&disruption_budget(&site))?);
+    }
     for service in services::all(cluster) {
         all.push(json(&service)?);
     }
@@ -87,11 +98,13 @@ fn json(object: &impl Serialize) -> Result<Value, ObjectError> {
 
 fn config_map(cluster: &BatonCluster) -> Result<ConfigMap, ObjectError> {
     let mut files = BTreeMap::new();
-    for (number, member) in cluster.numbered() {
-        files.insert(
-            format!("{}.toml", member.name),
-            member_toml(cluster, number, member)?,
-        );
+    for site in cluster.sites() {
+        for (number, member) in site.numbered() {
+            files.insert(
+                format!("{}.toml", member.name),
+                member_toml(&site, number, member)?,
+            );
+        }
     }
     Ok(ConfigMap {
         metadata: owned(cluster, names::config_map(cluster.cluster())),
@@ -100,14 +113,19 @@ fn config_map(cluster: &BatonCluster) -> Result<ConfigMap, ObjectError> {
     })
 }
 
-/// A drain waits while only one member could serve.
-fn disruption_budget(cluster: &BatonCluster) -> PodDisruptionBudget {
+/// A drain waits while only one member of a site could serve.
+fn disruption_budget(site: &Site<'_>) -> PodDisruptionBudget {
+    let cluster = site.cluster;
+    let name = match site.own {
+        None => names::access(cluster.cluster()),
+        Some(own) => names::of_site(cluster.cluster(), &own.name),
+    };
     PodDisruptionBudget {
-        metadata: owned(cluster, names::access(cluster.cluster())),
+        metadata: owned(cluster, name),
         spec: Some(PodDisruptionBudgetSpec {
             min_available: Some(IntOrString::Int(1)),
             selector: Some(LabelSelector {
-                match_labels: Some(selector(cluster.cluster())),
+                match_labels: Some(site_selector(site)),
                 ..LabelSelector::default()
             }),
             ..PodDisruptionBudgetSpec::default()
@@ -116,12 +134,12 @@ fn disruption_budget(cluster: &BatonCluster) -> PodDisruptionBudget {
     }
 }
 
-/// The claim made from the template, if the cluster has one. Made once, never changed or removed.
-pub fn volume_claim(cluster: &BatonCluster) -> Option<PersistentVolumeClaim> {
-    let template = cluster.spec.volume.template.as_ref()?;
+/// The claim made from the template, if the site has one. Made once, never changed or removed.
+pub fn volume_claim(site: &Site<'_>) -> Option<PersistentVolumeClaim> {
+    let template = site.volume.template.as_ref()?;
     let requests = BTreeMap::from([("storage".to_owned(), template.size.clone())]);
     Some(PersistentVolumeClaim {
-        metadata: kept(cluster, cluster.claim()),
+        metadata: kept(site.cluster, site.claim()),
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(vec!["ReadWriteMany".to_owned()]),
             volume_mode: Some("Block".to_owned()),
@@ -139,13 +157,22 @@ pub fn volume_claim(cluster: &BatonCluster) -> Option<PersistentVolumeClaim> {
 /// The Secret of the peers with this content. Made once, never changed or removed: members with
 /// different secrets do not hear each other.
 pub fn peer_secret(cluster: &BatonCluster, secret: String) -> Secret {
-    let content = ByteString(secret.into_bytes());
+    let name = names::peer_secret(cluster.cluster());
+    made_once(cluster, name, names::PEER_SECRET_KEY, secret)
+}
+
+/// The Secret with the replicas' password, where the cluster names no other. Made once, never changed or
+/// removed: the volumes' databases know it.
+pub fn replication_secret(cluster: &BatonCluster, password: String) -> Secret {
+    let name = names::replication_secret(cluster.cluster());
+    made_once(cluster, name, names::REPLICATION_SECRET_KEY, password)
+}
+
+fn made_once(cluster: &BatonCluster, name: String, key: &str, content: String) -> Secret {
+    let content = ByteString(content.into_bytes());
     Secret {
-        metadata: kept(cluster, names::peer_secret(cluster.cluster())),
-        data: Some(BTreeMap::from([(
-            names::PEER_SECRET_KEY.to_owned(),
-            content,
-        )])),
+        metadata: kept(cluster, name),
+        data: Some(BTreeMap::from([(key.to_owned(), content)])),
         immutable: Some(true),
         type_: Some("Opaque".to_owned()),
         string_data: None,

@@ -15,8 +15,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use sha2::{Digest, Sha256};
 
-use super::{ObjectError, member_toml, owned, selector};
-use crate::cluster::{BatonCluster, MemberSpec, names};
+use super::{ObjectError, member_toml, owned, site_selector};
+use crate::cluster::{BatonCluster, MemberSpec, Site, names};
 use crate::hex::hex;
 
 /// Where things are within a pod.
@@ -38,6 +38,9 @@ pub(super) mod paths {
 
     pub fn peer_secret() -> String {
         format!("{SETTINGS}/peers/secret")
+    }
+    pub fn replication_password() -> String {
+        format!("{SETTINGS}/replication/password")
     }
     pub fn pooler_password() -> String {
         format!("{SETTINGS}/pooler/password")
@@ -66,26 +69,23 @@ const MEMBERS_ON_NODE: &str = "/run/baton/members";
 ///
 /// # Errors
 /// It could not be written down.
-pub fn pod(
-    cluster: &BatonCluster,
-    number: MemberId,
-    member: &MemberSpec,
-) -> Result<Pod, ObjectError> {
+pub fn pod(site: &Site<'_>, number: MemberId, member: &MemberSpec) -> Result<Pod, ObjectError> {
+    let cluster = site.cluster;
     let name = names::pod(cluster.cluster(), &member.name);
     let mut metadata = owned(cluster, name);
     let labels = metadata.labels.get_or_insert_default();
     for (label, value) in [
-        (names::SITE, cluster.spec.site.clone()),
+        (names::SITE, site.name.to_owned()),
         (names::MEMBER, member.name.clone()),
         (names::MEMBER_NUMBER, number.to_string()),
     ] {
         labels.insert(label.to_owned(), value);
     }
-    let template = template(cluster, number, member)?;
+    let template = template(site, number, member)?;
     metadata.annotations = Some(BTreeMap::from([(names::TEMPLATE.to_owned(), template)]));
     Ok(Pod {
         metadata,
-        spec: Some(spec(cluster, member)),
+        spec: Some(spec(site, member)),
         status: None,
     })
 }
@@ -96,20 +96,23 @@ pub fn pod(
 /// # Errors
 /// The pod could not be written down.
 pub fn template(
-    cluster: &BatonCluster,
+    site: &Site<'_>,
     number: MemberId,
     member: &MemberSpec,
 ) -> Result<String, ObjectError> {
     let mut digest = Sha256::new();
-    digest.update(serde_json::to_vec(&spec(cluster, member))?);
-    digest.update(member_toml(cluster, number, member)?);
+    digest.update(serde_json::to_vec(&spec(site, member))?);
+    digest.update(member_toml(site, number, member)?);
     Ok(hex(&digest.finalize()[..8]))
 }
 
-fn spec(cluster: &BatonCluster, member: &MemberSpec) -> PodSpec {
+fn spec(site: &Site<'_>, member: &MemberSpec) -> PodSpec {
+    let cluster = site.cluster;
     let wanted = &cluster.spec;
     let name = cluster.cluster();
     let mut node_selector = wanted.node_selector.clone();
+    let own = site.own.map(|own| own.node_selector.clone());
+    node_selector.extend(own.unwrap_or_default());
     if let Some(node) = &member.node {
         node_selector.insert("kubernetes.io/hostname".to_owned(), node.clone());
     }
@@ -124,7 +127,7 @@ fn spec(cluster: &BatonCluster, member: &MemberSpec) -> PodSpec {
         priority_class_name: wanted.priority_class_name.clone(),
         node_selector: (!node_selector.is_empty()).then_some(node_selector),
         tolerations: (!wanted.tolerations.is_empty()).then(|| wanted.tolerations.clone()),
-        affinity: Some(affinity(cluster)),
+        affinity: Some(affinity(site)),
         security_context: Some(PodSecurityContext {
             run_as_user: Some(USER),
             run_as_group: Some(USER),
@@ -138,13 +141,14 @@ fn spec(cluster: &BatonCluster, member: &MemberSpec) -> PodSpec {
             ..PodSecurityContext::default()
         }),
         containers: vec![container(cluster, member)],
-        volumes: Some(volumes(cluster, member)),
+        volumes: Some(volumes(site, member)),
         ..PodSpec::default()
     }
 }
 
-/// What the user wants, and never two members in one place.
-fn affinity(cluster: &BatonCluster) -> Affinity {
+/// What the user wants, and never two members of a site in one place.
+fn affinity(site: &Site<'_>) -> Affinity {
+    let cluster = site.cluster;
     let mut affinity = cluster.spec.affinity.clone().unwrap_or_default();
     let apart = affinity.pod_anti_affinity.get_or_insert_default();
     apart
@@ -152,7 +156,7 @@ fn affinity(cluster: &BatonCluster) -> Affinity {
         .get_or_insert_default()
         .push(PodAffinityTerm {
             label_selector: Some(LabelSelector {
-                match_labels: Some(selector(cluster.cluster())),
+                match_labels: Some(site_selector(site)),
                 ..LabelSelector::default()
             }),
             topology_key: cluster.spec.topology_key.clone(),
@@ -280,14 +284,15 @@ fn mounts() -> Vec<VolumeMount> {
     ]
 }
 
-fn volumes(cluster: &BatonCluster, member: &MemberSpec) -> Vec<Volume> {
+fn volumes(site: &Site<'_>, member: &MemberSpec) -> Vec<Volume> {
+    let cluster = site.cluster;
     let pod = names::pod(cluster.cluster(), &member.name);
     let on_node = format!("{MEMBERS_ON_NODE}/{}/{pod}", cluster.namespace());
     vec![
         Volume {
             name: "volume".to_owned(),
             persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-                claim_name: cluster.claim(),
+                claim_name: site.claim(),
                 read_only: None,
             }),
             ..Volume::default()
@@ -346,6 +351,11 @@ fn settings(cluster: &BatonCluster, member: &MemberSpec) -> ProjectedVolumeSourc
             vec![item(names::PEER_SECRET_KEY, "peers/secret")],
         ),
     ];
+    if cluster.has_several_sites() {
+        let from = cluster.replication_password();
+        let items = vec![item(&from.key, "replication/password")];
+        sources.push(secret(from.name, items));
+    }
     if let Some(pooler) = &cluster.spec.pooler {
         let from = &pooler.password_secret;
         let items = vec![item(&from.key, "pooler/password")];

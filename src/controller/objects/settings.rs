@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::ObjectError;
 use super::pod::paths;
-use crate::cluster::{BatonCluster, MemberSpec, names};
+use crate::cluster::{BatonCluster, MemberSpec, Site, SiteFailover, SynchronousMode, names};
 use crate::config::{Config, ConfigError};
 
 /// Bytes of one journal file. Two are kept, in memory that counts as the pod's.
@@ -33,6 +33,8 @@ struct File<'a> {
     pooler: Option<Pooler<'a>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     timings: BTreeMap<&'a str, toml::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replication: Option<Replication>,
 }
 
 #[derive(Serialize)]
@@ -105,20 +107,43 @@ struct Pooler<'a> {
     password_file: String,
 }
 
+#[derive(Serialize)]
+struct Replication {
+    record: String,
+    synchronous: SynchronousMode,
+    quorum: u8,
+    first_primary: String,
+    password_file: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slot_wal_max: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_lag: Option<String>,
+    sites: Vec<ReplicationSite>,
+}
+
+#[derive(Serialize)]
+struct ReplicationSite {
+    name: String,
+    lease: String,
+    hosts: Vec<String>,
+    failover: SiteFailover,
+}
+
 /// The settings of one member.
 ///
 /// # Errors
 /// They cannot be written as TOML.
 pub fn member_toml(
-    cluster: &BatonCluster,
+    site: &Site<'_>,
     number: MemberId,
     member: &MemberSpec,
 ) -> Result<String, ObjectError> {
+    let cluster = site.cluster;
     let spec = &cluster.spec;
     let name = cluster.cluster();
     let file = File {
         cluster: name,
-        site: &spec.site,
+        site: site.name,
         member: &member.name,
         number,
         runtime_dir: paths::RUNTIME,
@@ -129,14 +154,14 @@ pub fn member_toml(
         lease: Lease {
             store: "kubernetes",
             namespace: cluster.namespace(),
-            name: names::lease(name, &spec.site),
+            name: site.lease(),
         },
         kubernetes: Kubernetes {
             namespace: cluster.namespace(),
             pod: names::pod(name, &member.name),
             service: names::read_write_service(name),
         },
-        peer: peer(cluster, number),
+        peer: peer(site, number),
         postgres: Postgres {
             bin_dir: &spec.postgres.bin_dir,
             port: spec.postgres.port,
@@ -156,6 +181,7 @@ pub fn member_toml(
             password_file: paths::pooler_password(),
         }),
         timings: timings(cluster),
+        replication: replication(cluster),
     };
     toml::to_string(&file).map_err(|source| ObjectError::Settings {
         member: member.name.clone(),
@@ -163,9 +189,9 @@ pub fn member_toml(
     })
 }
 
-fn peer(cluster: &BatonCluster, own: MemberId) -> Peer {
-    let (name, namespace) = (cluster.cluster(), cluster.namespace());
-    let others = cluster.numbered().into_iter();
+fn peer(site: &Site<'_>, own: MemberId) -> Peer {
+    let (name, namespace) = (site.cluster.cluster(), site.cluster.namespace());
+    let others = site.numbered().into_iter();
     let others = others.filter(|(number, _)| *number != own);
     Peer {
         listen: format!("0.0.0.0:{}", names::PEER_PORT),
@@ -181,6 +207,42 @@ fn peer(cluster: &BatonCluster, own: MemberId) -> Peer {
             })
             .collect(),
     }
+}
+
+/// What members know of all sites; none with one.
+fn replication(cluster: &BatonCluster) -> Option<Replication> {
+    if !cluster.has_several_sites() {
+        return None;
+    }
+    let (name, namespace) = (cluster.cluster(), cluster.namespace());
+    let port = cluster.spec.postgres.port;
+    let wanted = cluster.replication();
+    let sites = cluster.sites().into_iter();
+    let sites = sites.map(|site| {
+        let members = site.members.iter();
+        let host = |member: &MemberSpec| {
+            let host = names::pod_host(name, namespace, &member.name);
+            format!("{host}:{port}")
+        };
+        ReplicationSite {
+            name: site.name.to_owned(),
+            lease: site.lease(),
+            hosts: members.map(host).collect(),
+            failover: site
+                .own
+                .map_or_else(SiteFailover::default, |own| own.failover),
+        }
+    });
+    Some(Replication {
+        record: names::record_lease(name),
+        synchronous: wanted.synchronous,
+        quorum: wanted.quorum,
+        first_primary: cluster.first_primary().unwrap_or_default(),
+        password_file: paths::replication_password(),
+        slot_wal_max: wanted.slot_wal_max,
+        max_lag: wanted.max_lag,
+        sites: sites.collect(),
+    })
 }
 
 fn api(cluster: &BatonCluster) -> Api {
@@ -213,27 +275,30 @@ fn timings(cluster: &BatonCluster) -> BTreeMap<&str, toml::Value> {
 /// members say is said once.
 pub fn check(cluster: &BatonCluster) -> Vec<String> {
     let mut said = Vec::new();
-    for (number, member) in cluster.numbered() {
-        let path = PathBuf::from(format!("{}.toml", member.name));
-        let text = match member_toml(cluster, number, member) {
-            Ok(text) => text,
-            Err(error) => {
-                said.push(error.to_string());
-                continue;
-            }
-        };
-        let problems = match Config::parse(&path, &text) {
-            Ok(_) => Vec::new(),
-            Err(ConfigError::Problems { path: _, problems }) => {
-                problems.iter().map(ToString::to_string).collect()
-            }
-            Err(error) => vec![error.to_string()],
-        };
-        for problem in problems {
-            if !said.contains(&problem) {
-                said.push(problem);
+    for site in cluster.sites() {
+        for (number, member) in site.numbered() {
+            for problem in objections(&site, number, member) {
+                if !said.contains(&problem) {
+                    said.push(problem);
+                }
             }
         }
     }
     said
+}
+
+/// What one member would say.
+fn objections(site: &Site<'_>, number: MemberId, member: &MemberSpec) -> Vec<String> {
+    let path = PathBuf::from(format!("{}.toml", member.name));
+    let text = match member_toml(site, number, member) {
+        Ok(text) => text,
+        Err(error) => return vec![error.to_string()],
+    };
+    match Config::parse(&path, &text) {
+        Ok(_) => Vec::new(),
+        Err(ConfigError::Problems { path: _, problems }) => {
+            problems.iter().map(ToString::to_string).collect()
+        }
+        Err(error) => vec![error.to_string()],
+    }
 }

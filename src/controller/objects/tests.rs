@@ -19,13 +19,15 @@ fn cluster(change: impl FnOnce(&mut Value)) -> BatonCluster {
 }
 
 fn pod_of(cluster: &BatonCluster, place: usize) -> Value {
-    let (number, member) = cluster.numbered()[place];
-    serde_json::to_value(pod(cluster, number, member).unwrap()).unwrap()
+    let site = cluster.sites()[0];
+    let (number, member) = site.numbered()[place];
+    serde_json::to_value(pod(&site, number, member).unwrap()).unwrap()
 }
 
 fn template_of(cluster: &BatonCluster) -> String {
-    let (number, member) = cluster.numbered()[0];
-    template(cluster, number, member).unwrap()
+    let site = cluster.sites()[0];
+    let (number, member) = site.numbered()[0];
+    template(&site, number, member).unwrap()
 }
 
 #[test]
@@ -161,12 +163,12 @@ fn what_holds_data_has_no_owner() {
     let from_template = cluster(|spec| {
         spec["volume"] = json!({"template": {"storageClassName": "fast", "size": "5Gi"}});
     });
-    let claim = volume_claim(&from_template).unwrap();
+    let claim = volume_claim(&from_template.sites()[0]).unwrap();
     let secret = peer_secret(&from_template, "s".to_owned());
     assert_eq!(claim.metadata.owner_references, None);
     assert_eq!(secret.metadata.owner_references, None);
     assert_eq!(claim.metadata.name.as_deref(), Some("main-volume"));
-    assert!(volume_claim(&cluster(|_| ())).is_none());
+    assert!(volume_claim(&cluster(|_| ()).sites()[0]).is_none());
     for object in applied(&from_template).unwrap() {
         assert_eq!(
             object["metadata"]["ownerReferences"][0]["uid"], "u-1",
@@ -184,8 +186,9 @@ fn timings_keep_their_kinds() {
     let cluster = cluster(|spec| {
         spec["timings"] = json!({"detection": "3s", "max_takeovers": "5", "storage_beats": "true"});
     });
-    let (number, member) = cluster.numbered()[0];
-    let text = member_toml(&cluster, number, member).unwrap();
+    let site = cluster.sites()[0];
+    let (number, member) = site.numbered()[0];
+    let text = member_toml(&site, number, member).unwrap();
     let file: toml::Table = text.parse().unwrap();
     assert_eq!(file["timings"]["detection"].as_str(), Some("3s"));
     assert_eq!(file["timings"]["max_takeovers"].as_integer(), Some(5));
@@ -221,4 +224,103 @@ fn members_take_the_settings_that_are_made_for_them() {
         "{said}"
     );
     assert_eq!(said.matches("detektion").count(), 1, "said once: {said}");
+}
+
+fn two_sites(change: impl FnOnce(&mut Value)) -> BatonCluster {
+    cluster(|spec| {
+        let fields = spec.as_object_mut().unwrap();
+        fields.remove("volume");
+        fields.remove("members");
+        spec["nodeSelector"] = json!({"disk": "fast"});
+        spec["sites"] = json!([
+            {"name": "east", "volume": {"claimName": "disk-e"}, "members": [{"name": "a"}, {"name": "b"}],
+             "nodeSelector": {"topology.kubernetes.io/zone": "east"}},
+            {"name": "west", "members": [{"name": "c"}, {"name": "d"}], "failover": "never",
+             "volume": {"template": {"storageClassName": "fast", "size": "5Gi"}}},
+        ]);
+        spec["replication"] = json!({"synchronous": "off"});
+        change(spec);
+    })
+}
+
+#[test]
+fn a_site_s_pod_has_its_site_s_volume_nodes_and_settings() {
+    let cluster = two_sites(|_| ());
+    let [east, west] = cluster.sites()[..] else {
+        panic!("two sites");
+    };
+    let (number, member) = west.numbered()[1];
+    assert_eq!((number.number(), member.name.as_str()), (2, "d"));
+    let made = serde_json::to_value(pod(&west, number, member).unwrap()).unwrap();
+    assert_eq!(made["metadata"]["labels"]["baton.dev/site"], "west");
+    let spec = &made["spec"];
+    let claim = &spec["volumes"][0]["persistentVolumeClaim"]["claimName"];
+    assert_eq!(*claim, "main-west-volume");
+    assert_eq!(spec["nodeSelector"], json!({"disk": "fast"}));
+    let apart = &spec["affinity"]["podAntiAffinity"];
+    let apart = &apart["requiredDuringSchedulingIgnoredDuringExecution"][0]["labelSelector"];
+    assert_eq!(
+        apart["matchLabels"],
+        json!({"baton.dev/cluster": "main", "baton.dev/site": "west"})
+    );
+    assert!(spec["volumes"].to_string().contains("main-replication"));
+    let made = pod_of(&cluster, 0);
+    let nodes = json!({"disk": "fast", "topology.kubernetes.io/zone": "east"});
+    assert_eq!(made["spec"]["nodeSelector"], nodes);
+    assert_eq!(volume_claim(&east), None);
+    let claim = volume_claim(&west).unwrap();
+    assert_eq!(claim.metadata.name.as_deref(), Some("main-west-volume"));
+    assert_eq!(claim.metadata.owner_references, None);
+}
+
+#[test]
+fn members_of_several_sites_know_all_sites_and_only_their_own_peers() {
+    let cluster = two_sites(|spec| {
+        spec["replication"] =
+            json!({"synchronous": "off", "slotWalMax": "1GB", "maxLag": "8MB", "quorum": 1});
+    });
+    assert_eq!(check(&cluster), Vec::<String>::new());
+    let site = cluster.sites()[1];
+    let (number, member) = site.numbered()[0];
+    let file: toml::Table = member_toml(&site, number, member).unwrap().parse().unwrap();
+    assert_eq!(file["site"].as_str(), Some("west"));
+    assert_eq!(file["lease"]["name"].as_str(), Some("main-west"));
+    let peers = file["peer"]["members"].as_array().unwrap();
+    assert_eq!(peers.len(), 1);
+    assert_eq!(peers[0]["name"].as_str(), Some("d"));
+    let replication: Value = file["replication"].clone().try_into().unwrap();
+    assert_eq!(
+        replication,
+        json!({
+            "record": "main-cluster", "synchronous": "off", "quorum": 1, "first_primary": "east",
+            "password_file": "/etc/baton/replication/password", "slot_wal_max": "1GB", "max_lag": "8MB",
+            "sites": [
+                {"name": "east", "lease": "main-east", "failover": "allowed", "hosts":
+                    ["main-a.main-members.db.svc:5432", "main-b.main-members.db.svc:5432"]},
+                {"name": "west", "lease": "main-west", "failover": "never", "hosts":
+                    ["main-c.main-members.db.svc:5432", "main-d.main-members.db.svc:5432"]},
+            ],
+        })
+    );
+}
+
+#[test]
+fn objects_of_several_sites() {
+    let objects = applied(&two_sites(|_| ())).unwrap();
+    let named = |kind: &str| -> Vec<_> {
+        let found = objects.iter().filter(|object| object["kind"] == kind);
+        found
+            .map(|object| object["metadata"]["name"].clone())
+            .collect()
+    };
+    assert_eq!(named("PodDisruptionBudget"), ["main-east", "main-west"]);
+    let role = objects.iter().find(|object| object["kind"] == "Role");
+    let rules = &role.unwrap()["rules"];
+    let leases = json!(["main-east", "main-west", "main-cluster"]);
+    assert_eq!(rules[0]["resourceNames"], leases);
+    let pods = json!(["main-a", "main-b", "main-c", "main-d"]);
+    assert_eq!(rules[5]["resourceNames"], pods);
+    let config = objects.iter().find(|object| object["kind"] == "ConfigMap");
+    let files = config.unwrap()["data"].as_object().unwrap();
+    assert_eq!(files.len(), 4);
 }

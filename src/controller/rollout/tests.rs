@@ -1,6 +1,7 @@
 use fencing::{Epoch, MemberId};
 
 use super::*;
+use crate::decide::zone::{ClusterRecord, Degraded, Moving, SiteName, Sync};
 use crate::decide::{Incarnation, LeaseRecord};
 
 /// A member: name, role, whether its pod is ready, whether it is as it should be.
@@ -26,6 +27,8 @@ fn site(owner: Option<u8>, rows: &[Row]) -> SiteView {
         }
     });
     SiteView {
+        name: "local".to_owned(),
+        primary: true,
         record: owner.map_or(Record::None, |owner| Record::Known(record(owner))),
         members: members.collect(),
     }
@@ -48,7 +51,18 @@ fn record(owner: u8) -> LeaseRecord {
 
 /// The step in one word: the pod to replace (with `!` if it is the owner's), or the reason to wait.
 fn word(site: &SiteView) -> String {
-    match next(site, false) {
+    word_of(&one(site))
+}
+
+fn one(site: &SiteView) -> ClusterView {
+    ClusterView {
+        sites: vec![site.clone()],
+        zones: Zones::One,
+    }
+}
+
+fn word_of(view: &ClusterView) -> String {
+    match next(view, false) {
         Step::Current => "current".to_owned(),
         Step::Replace { member, owner, .. } => {
             format!("{member}{}", if owner { "!" } else { "" })
@@ -168,7 +182,98 @@ fn pods_that_never_served_may_be_replaced() {
 fn a_paused_cluster_is_left_as_it_is() {
     let rows: &[Row] = &[("a", "active", true, false), ("b", "standby", true, false)];
     assert_eq!(
-        next(&site(Some(1), rows), true),
+        next(&one(&site(Some(1), rows)), true),
         Step::Wait(Waiting::Paused)
     );
+}
+
+/// Site a with the primary and site b with a replica, all pods as in `rows`.
+fn two(rows_a: &[Row], rows_b: &[Row]) -> ClusterView {
+    let named = |name: &str, rows| SiteView {
+        name: name.to_owned(),
+        primary: name == "a",
+        ..site(Some(1), rows)
+    };
+    let record = ClusterRecord::first(SiteName("a".to_owned()), Sync::none(Degraded::NotYet));
+    ClusterView {
+        sites: vec![named("a", rows_a), named("b", rows_b)],
+        zones: Zones::Known(Box::new(record)),
+    }
+}
+
+#[test]
+fn replica_sites_go_first_and_the_primary_s_last() {
+    const OLD: bool = false;
+    const NEW: bool = true;
+    let site = |x, y, first, second| -> [Row; 2] {
+        [(x, "active", true, first), (y, "standby", true, second)]
+    };
+    let cases = [
+        ("b2", site("a1", "a2", OLD, OLD), site("b1", "b2", OLD, OLD)),
+        (
+            "b1!",
+            site("a1", "a2", OLD, OLD),
+            site("b1", "b2", OLD, NEW),
+        ),
+        ("a2", site("a1", "a2", OLD, OLD), site("b1", "b2", NEW, NEW)),
+        (
+            "a1!",
+            site("a1", "a2", OLD, NEW),
+            site("b1", "b2", NEW, NEW),
+        ),
+        (
+            "current",
+            site("a1", "a2", NEW, NEW),
+            site("b1", "b2", NEW, NEW),
+        ),
+        // The replica's site is not as it should be: the primary's waits.
+        (
+            "NotServing",
+            site("a1", "a2", OLD, OLD),
+            [("b1", "active", false, OLD), ("b2", "standby", true, OLD)],
+        ),
+        // Never two pods at once, in whichever sites.
+        (
+            "HandoverUnderWay",
+            site("a1", "a2", OLD, OLD),
+            [
+                ("b1", "active", true, NEW),
+                ("b2", "taking-over", true, NEW),
+            ],
+        ),
+    ];
+    for (expected, a, b) in cases {
+        let mut view = two(&a, &b);
+        for pod in view.sites[1]
+            .members
+            .iter_mut()
+            .filter_map(|m| m.pod.as_mut())
+        {
+            pod.serving = false;
+        }
+        assert_eq!(word_of(&view), expected, "{a:?} {b:?}");
+    }
+}
+
+#[test]
+fn nothing_is_replaced_while_it_is_unknown_who_has_the_primary() {
+    let rows: [Row; 2] = [("x", "active", true, false), ("y", "standby", true, false)];
+    let change = |change: fn(&mut ClusterView)| {
+        let mut view = two(&rows, &rows);
+        change(&mut view);
+        word_of(&view)
+    };
+    let unreadable = change(|view| view.zones = Zones::Unreadable("no JSON".to_owned()));
+    assert_eq!(unreadable, "RecordUnreadable");
+    let elsewhere = change(|view| view.sites[0].primary = false);
+    assert_eq!(elsewhere, "PrimaryUnknown");
+    let moving = change(|view| {
+        if let Zones::Known(record) = &mut view.zones {
+            record.moving = Some(Moving {
+                to: SiteName("b".to_owned()),
+                stopped: None,
+            });
+        }
+    });
+    assert_eq!(moving, "MoveUnderWay");
 }

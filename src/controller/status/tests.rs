@@ -3,6 +3,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::super::view::MemberView;
 use super::*;
+use crate::decide::zone::{SiteName, Sync};
 use crate::decide::{Incarnation, LeaseRecord};
 
 fn at(second: i64) -> Time {
@@ -38,14 +39,23 @@ fn owned_by(owner: Option<u8>, members: Vec<MemberView>) -> SiteView {
         cluster: None,
     });
     SiteView {
+        name: "local".to_owned(),
+        primary: true,
         record: record.map_or(Record::None, Record::Known),
         members,
     }
 }
 
+fn one(site: &SiteView) -> ClusterView {
+    ClusterView {
+        sites: vec![site.clone()],
+        zones: Zones::One,
+    }
+}
+
 fn of(site: &SiteView) -> BatonClusterStatus {
     let before = BatonClusterStatus::default();
-    status(site, &[], &Step::Current, Some(1), &before, &at(1))
+    status(&one(site), &[], &Step::Current, Some(1), &before, &at(1))
 }
 
 #[test]
@@ -98,9 +108,24 @@ fn phases() {
 #[test]
 fn a_refused_cluster_without_an_owner_is_pending() {
     let site = owned_by(None, Vec::new());
-    let problems = [Problem::TooFewMembers { count: 1 }, Problem::VolumeSource];
+    let problems = [
+        Problem::TooFewMembers {
+            place: "spec.members".to_owned(),
+            count: 1,
+        },
+        Problem::VolumeSource {
+            place: "spec.volume".to_owned(),
+        },
+    ];
     let before = BatonClusterStatus::default();
-    let after = status(&site, &problems, &Step::Current, Some(2), &before, &at(1));
+    let after = status(
+        &one(&site),
+        &problems,
+        &Step::Current,
+        Some(2),
+        &before,
+        &at(1),
+    );
     assert_eq!(after.phase, Some(Phase::Pending));
     let accepted = after.condition(ACCEPTED).unwrap();
     assert_eq!(
@@ -135,7 +160,7 @@ fn a_condition_keeps_its_time_until_its_status_changes() {
         ],
     );
     let first = of(&well);
-    let same = status(&well, &[], &Step::Current, Some(1), &first, &at(9));
+    let same = status(&one(&well), &[], &Step::Current, Some(1), &first, &at(9));
     assert_eq!(same, first);
     let ill = owned_by(
         Some(1),
@@ -144,7 +169,7 @@ fn a_condition_keeps_its_time_until_its_status_changes() {
             member(2, "b", "joining", true),
         ],
     );
-    let second = status(&ill, &[], &Step::Current, Some(1), &first, &at(9));
+    let second = status(&one(&ill), &[], &Step::Current, Some(1), &first, &at(9));
     assert_eq!(
         second
             .condition(STANDBY_READY)
@@ -176,4 +201,95 @@ fn who_needs_an_operator_is_told_with_the_reason() {
     assert_eq!(able(&site).status, "False");
     site.members[0].pod = None;
     assert_eq!(able(&site).status, "Unknown");
+}
+
+/// Site a with the primary, site b with a replica; both serve and have a standby.
+fn two(sync: Sync) -> ClusterView {
+    let named = |name: &str| SiteView {
+        name: name.to_owned(),
+        primary: name == "a",
+        ..owned_by(
+            Some(1),
+            vec![
+                member(1, &format!("{name}1"), "active", true),
+                member(2, &format!("{name}2"), "standby", true),
+            ],
+        )
+    };
+    let mut sites = vec![named("a"), named("b")];
+    for member in &mut sites[1].members {
+        member.pod.as_mut().unwrap().serving = false;
+    }
+    let record = ClusterRecord::first(SiteName("a".to_owned()), sync);
+    ClusterView {
+        sites,
+        zones: Zones::Known(Box::new(record)),
+    }
+}
+
+fn of_all(view: &ClusterView) -> BatonClusterStatus {
+    let before = BatonClusterStatus::default();
+    status(view, &[], &Step::Current, Some(1), &before, &at(1))
+}
+
+#[test]
+fn replication_is_healthy_where_the_record_promises_it_and_it_is_confirmed() {
+    let site = |name: &str| SiteName(name.to_owned());
+    let sync = |need, confirmed| Sync {
+        need,
+        sites: [site("b")].into(),
+        confirmed,
+        why: None,
+    };
+    let behind = Sync::none(Degraded::Behind([site("b")].into()));
+    for (sync, expected, phase) in [
+        (sync(1, true), ("True", "Synchronous"), Phase::Healthy),
+        (sync(1, false), ("False", "Unconfirmed"), Phase::Degraded),
+        (behind, ("False", "SitesBehind"), Phase::Degraded),
+        (Sync::none(Degraded::Off), ("False", "Off"), Phase::Degraded),
+    ] {
+        let status = of_all(&two(sync));
+        let found = status.condition(REPLICATION_HEALTHY).unwrap();
+        assert_eq!((found.status.as_str(), found.reason.as_str()), expected);
+        assert_eq!(status.phase, Some(phase), "{found:?}");
+    }
+    let mut view = two(sync(1, true));
+    view.zones = Zones::Unreadable("no JSON".to_owned());
+    for site in &mut view.sites {
+        site.primary = false;
+    }
+    let status = of_all(&view);
+    for type_ in [REPLICATION_HEALTHY, READY] {
+        let found = status.condition(type_).unwrap();
+        assert_eq!(found.status, "Unknown", "{found:?}");
+    }
+    assert_eq!((&status.active, &status.primary_site), (&None, &None));
+    assert!(status.sites.iter().all(|site| site.role.is_none()));
+}
+
+#[test]
+fn the_primary_s_active_is_the_cluster_s_and_each_site_has_its_own() {
+    let mut view = two(Sync::none(Degraded::NotYet));
+    view.sites.reverse();
+    let status = of_all(&view);
+    assert_eq!(status.primary_site.as_deref(), Some("a"));
+    assert_eq!(status.active.as_deref(), Some("a1"));
+    let sites: Vec<_> = status
+        .sites
+        .iter()
+        .map(|site| (site.role.as_deref(), site.active.as_deref(), site.ready))
+        .collect();
+    assert_eq!(
+        sites,
+        [
+            (Some("replica"), Some("b1"), true),
+            (Some("primary"), Some("a1"), true)
+        ]
+    );
+    let of: Vec<_> = status
+        .members
+        .iter()
+        .map(|member| member.site.as_deref())
+        .collect();
+    assert_eq!(of, [Some("b"), Some("b"), Some("a"), Some("a")]);
 }

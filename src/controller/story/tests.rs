@@ -86,7 +86,11 @@ fn the_first_owner_hands_nothing_over() {
 fn each_problem_is_told_once() {
     let mut after = BatonClusterStatus::default();
     after.conditions.push(condition(ACCEPTED, false));
-    let problems = [Problem::VolumeSource, Problem::TargetIncomplete];
+    let place = || "spec.volume".to_owned();
+    let problems = [
+        Problem::VolumeSource { place: place() },
+        Problem::TargetIncomplete { place: place() },
+    ];
     let told = between(&BatonClusterStatus::default(), &after, &problems, false);
     let words: Vec<_> = told
         .iter()
@@ -122,4 +126,28 @@ fn a_member_that_needs_an_operator_is_told_once_for_each_reason() {
     assert!(reasons(&one, &one).is_empty());
     assert_eq!(reasons(&one, &other), ["OperatorNeeded"]);
     assert_eq!(reasons(&other, &well), ["MembersAble"]);
+}
+
+#[test]
+fn what_happens_between_sites_is_told() {
+    let at = |site: &str, active: &str, epoch: u32, healthy: bool| {
+        let mut status = status(active, epoch, Phase::Healthy, true, true);
+        status.primary_site = Some(site.to_owned());
+        status
+            .conditions
+            .push(condition(REPLICATION_HEALTHY, healthy));
+        status
+    };
+    let (well, alone) = (at("a", "a1", 9, true), at("a", "a1", 9, false));
+    assert_eq!(reasons(&well, &alone), ["ReplicationDegraded"]);
+    let notes = between(&well, &alone, &[], true);
+    assert!(
+        notes[0].warning && notes[0].text.contains("is false"),
+        "{notes:?}"
+    );
+    assert_eq!(reasons(&alone, &well), ["ReplicationHealthy"]);
+    // The other site's epochs are its own.
+    let moved = at("b", "b1", 2, false);
+    assert_eq!(reasons(&alone, &moved), ["PrimaryMoved"]);
+    assert_eq!(reasons(&moved, &moved), Vec::<&str>::new());
 }

@@ -235,11 +235,7 @@ fn a_switchover_goes_step_by_step_without_waiting() {
 fn published(scene: &Scene) -> Option<(RoleName, bool)> {
     let actions = &scene.last.as_ref().unwrap().actions;
     actions.iter().find_map(|action| match action {
-        Action::PublishRole {
-            role,
-            epoch: _,
-            serving,
-        } => Some((*role, *serving)),
+        Action::PublishRole { role, serving, .. } => Some((*role, *serving)),
         _ => None,
     })
 }

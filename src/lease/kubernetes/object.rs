@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
+use super::super::cluster;
 use super::super::document::{self, Ownership};
 use super::super::{LeaseError, Writer};
 use crate::clock::Wall;
@@ -127,7 +128,10 @@ fn write_meta(meta: &mut ObjectMeta, name: &str, owner: &Owner) {
     meta.name = Some(name.to_owned());
     let labels = meta.labels.get_or_insert_default();
     labels.extend(names::labels(&owner.cluster));
-    labels.insert(names::SITE.to_owned(), owner.site.clone());
+    // The record of all sites is no site's, and what it has in a site's place is no label's value.
+    if owner.site != cluster::EVERY_SITE {
+        labels.insert(names::SITE.to_owned(), owner.site.clone());
+    }
     let annotations = meta.annotations.get_or_insert_default();
     annotations.insert(names::CLUSTER.to_owned(), owner.cluster.clone());
     annotations.insert(names::SITE.to_owned(), owner.site.clone());

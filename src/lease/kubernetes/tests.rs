@@ -109,6 +109,21 @@ fn what_others_put_on_the_object_stays() {
     assert_eq!(labels.get("team").map(String::as_str), Some("blue"));
 }
 
+/// What stands in a site's place in the record of all sites is no label that an API server takes.
+#[test]
+fn the_record_of_all_sites_has_no_site_s_label() {
+    let all = Owner {
+        site: "*".to_owned(),
+        ..owner(1)
+    };
+    let object = object::next(None, "main-cluster", &all, &record(1, 1), Wall(0)).unwrap();
+    let labels = object.metadata.labels.as_ref().unwrap();
+    assert!(!labels.contains_key(names::SITE), "{labels:?}");
+    assert_eq!(labels[names::CLUSTER], all.cluster);
+    let annotations = object.metadata.annotations.unwrap();
+    assert_eq!(annotations[names::SITE], "*");
+}
+
 #[test]
 fn damage_and_another_s_lease_are_told_apart_and_never_read_as_none() {
     let change = |key: &str, value: Option<&str>| {
