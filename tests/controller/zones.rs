@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 use crate::world::World;
 
 /// Site east with a and b, site west with c and d.
+/// What makes a good specification a bad one.
+type Change = fn(&mut Value);
+
 fn two_sites(spec: &mut Value) {
     let fields = spec.as_object_mut().unwrap();
     fields.remove("volume");
@@ -196,7 +199,7 @@ async fn an_update_begins_at_the_replicas_and_ends_at_the_primary() {
 async fn what_cannot_work_between_sites_is_told_and_nothing_is_made() {
     let world = World::new().await;
     let _controller = world.controller("one");
-    let cases: [(&str, fn(&mut Value), &str); 4] = [
+    let cases: [(&str, Change, &str); 4] = [
         (
             "SitesShareClaim",
             |spec| spec["sites"][1]["volume"] = json!({"claimName": "disk"}),
@@ -247,7 +250,7 @@ async fn what_cannot_work_between_sites_is_told_and_nothing_is_made() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_definition_takes_one_site_or_several_and_no_site_called_cluster() {
     let world = World::new().await;
-    let cases: [(&str, fn(&mut Value)); 4] = [
+    let cases: [(&str, Change); 4] = [
         ("either volume and members, or sites", |spec| {
             spec["members"] = json!([{"name": "x"}, {"name": "y"}]);
         }),
