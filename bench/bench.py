@@ -8,14 +8,17 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 
+import zones
 from baton import Baton
 from patroni import Patroni
 from processes import wait_until
+from runs import measure, show_gaps
 
 KINDS = ("planned", "crash")
 
@@ -28,6 +31,7 @@ def arguments():
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=3, help="of writing before a fault")
     parser.add_argument("--load-seconds", type=int, default=60, help="of full CPU load")
+    parser.add_argument("--zones", action="store_true", help="two sites: loss of one, after a slow line too")
     parser.add_argument("--only", choices=("baton", "patroni"), help="leave the other out")
     parser.add_argument("--out", default="out/bench", help="where all reports go")
     return parser.parse_args()
@@ -35,48 +39,39 @@ def arguments():
 
 def main():
     load = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is cleaned up
     shutil.rmtree(load.out, ignore_errors=True)
     os.makedirs(load.out)
     # on a disk, both of them: in memory, PostgreSQL's syncs would cost nothing
     scratch = tempfile.mkdtemp(prefix="baton-bench-", dir="/var/tmp")
     os.chmod(scratch, 0o755)
+    systems = {"Baton": zones.baton, "Patroni": zones.patroni} if load.zones else {"Baton": baton, "Patroni": patroni}
     found = {}
     try:
-        if load.only != "patroni":
-            found["Baton"] = baton(load, scratch)
-        if load.only != "baton":
-            with Patroni(f"{scratch}/patroni", load.bin_dir, load.baton) as patroni:
-                found["Patroni"] = {"reports": measure(patroni, load)}
-                found["Patroni"]["resident_kib"] = patroni.resident_kib()
+        for name, of_system in systems.items():
+            if load.only in (None, name.lower()):
+                found[name] = of_system(load, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     with open(f"{load.out}/bench.json", "w") as file:
         json.dump(found, file, indent=1)
-    show(found, load)
+    (zones.show if load.zones else show)(found, load)
     failed = [r for f in found.values() for rs in f["reports"].values() for r in rs if not r["passed"]]
     return bool(failed) or found.get("Baton", {}).get("false_takeovers", 0) > 0
 
 
 def baton(load, scratch):
     with Baton(f"{scratch}/lab", load.baton) as lab:
-        found = {"reports": measure(lab, load)}
+        found = {"reports": measure(lab, KINDS, load)}
         lab.settle()
         found["resident_kib"] = lab.resident_kib()
         found["false_takeovers"], found["loaded"] = full_load(lab, load)
         return found
 
 
-def measure(system, load):
-    reports = {}
-    for kind in KINDS:
-        reports[kind] = []
-        for run in range(load.runs):
-            system.settle()
-            report = system.run(kind, load, f"{load.out}/{system.name.lower()}-{kind}-{run}")
-            reports[kind].append(report)
-            print(f"{system.name} {kind} {run + 1}/{load.runs}: {report['write_gap_ms']} ms"
-                  + "".join(f"; {failure}" for failure in report["failures"]), file=sys.stderr)  # fmt: skip
-    return reports
+def patroni(load, scratch):
+    with Patroni(f"{scratch}/patroni", load.bin_dir, load.baton) as cluster:
+        return {"reports": measure(cluster, KINDS, load), "resident_kib": cluster.resident_kib()}
 
 
 def full_load(lab, load):
@@ -98,26 +93,8 @@ def full_load(lab, load):
     return after - before, report
 
 
-def spread(values):
-    return f"{statistics.median(values):.0f} ms ({min(values)}–{max(values)})"
-
-
-def gaps(found, system, kind):
-    return [report["write_gap_ms"] for report in found[system]["reports"][kind]]
-
-
 def show(found, load):
-    print(f"\nWrite gap, median (least–most) of {load.runs} runs, {load.connections} connections:\n")
-    systems = list(found)
-    ratio = len(systems) == 2
-    print("| | " + " | ".join(systems) + (" | ratio |" if ratio else " |"))
-    print("|---|" + "---:|" * (len(systems) + ratio))
-    for kind in KINDS:
-        row = [spread(gaps(found, system, kind)) for system in systems]
-        if ratio:
-            medians = [statistics.median(gaps(found, system, kind)) for system in systems]
-            row.append(f"{medians[1] / max(medians[0], 1):.1f}")
-        print(f"| {kind} | " + " | ".join(row) + " |")
+    show_gaps(found, KINDS, load)
     if "Baton" in found:
         show_phases(found["Baton"]["reports"])
         show_rest(found, load)

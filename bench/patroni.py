@@ -13,6 +13,17 @@ from processes import descendants, free_port, kill_trees, resident_kib, stop, wa
 USER = "postgres"
 
 
+class Place:
+    """Where a member runs, and who reaches it there."""
+
+    def __init__(self, enter=(), listen="127.0.0.1", clients="127.0.0.1", peers="127.0.0.1", etcd="127.0.0.1"):
+        self.enter = enter  # what its command begins with
+        self.listen = listen
+        self.clients = clients  # its address for clients
+        self.peers = peers  # its address for the other member
+        self.etcd = etcd  # etcd's address for it
+
+
 class Patroni:
     """One cluster in one directory; `with` starts it and leaves nothing behind."""
 
@@ -22,16 +33,17 @@ class Patroni:
         self.directory = directory
         self.bin_dir = bin_dir
         self.writer = writer  # Baton's program, for the writer that both are measured with
-        self.members = {}  # name -> configuration file, ports, process
+        self.places = {"a": Place(), "b": Place()}
+        self.members = {}  # name -> configuration file, place, ports, process
         self.etcd = None
 
     def __enter__(self):
-        os.makedirs(self.directory)
+        os.makedirs(self.directory, exist_ok=True)
         subprocess.run(["chown", USER, self.directory], check=True)
         try:
             client, peer = free_port(), free_port()
             self.start_etcd(client, peer)
-            for name in ("a", "b"):
+            for name in self.places:
                 self.members[name] = self.configure(name, client)
                 self.start_member(name)
                 wait_until(lambda: self.role(name), 90, f"the start of member {name}")
@@ -51,18 +63,20 @@ class Patroni:
         if self.etcd:
             stop(self.etcd)
 
-    def spawn(self, name, command):
-        log = open(f"{self.directory}/{name}.log", "ab")
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory,
-            user=USER, group=USER, extra_groups=[],
-        )  # fmt: skip
+    def spawn(self, name, command, enter=()):
+        user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+        with open(f"{self.directory}/{name}.log", "ab") as log:
+            return subprocess.Popen(
+                [*enter, *user, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory,
+            )  # fmt: skip
 
     def start_etcd(self, client, peer):
+        addresses = sorted({"127.0.0.1", *(place.etcd for place in self.places.values())})
+        clients = ",".join(f"http://{address}:{client}" for address in addresses)
         client, peer = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
         self.etcd = self.spawn("etcd", [
             "etcd", "--name", "bench", "--data-dir", f"{self.directory}/etcd",
-            "--listen-client-urls", client, "--advertise-client-urls", client,
+            "--listen-client-urls", clients, "--advertise-client-urls", client,
             "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
             "--initial-cluster", f"bench={peer}",
         ])  # fmt: skip
@@ -70,18 +84,22 @@ class Patroni:
 
     def configure(self, name, etcd):
         """JSON is YAML too. Only what Patroni demands is set: all timings are its defaults."""
-        rest, port = free_port(), free_port()
-        trust = [f"host {database} all 127.0.0.1/32 trust" for database in ("all", "replication")]
+        rest, port, place = free_port(), free_port(), self.places[name]
+        trust = [
+            f"host {database} all {network} trust"
+            for database in ("all", "replication") for network in ("127.0.0.1/32", "198.18.0.0/15")
+        ]  # fmt: skip
         config = {
             "scope": "bench", "name": name,
-            "etcd3": {"host": f"127.0.0.1:{etcd}"},
-            "restapi": {"listen": f"127.0.0.1:{rest}", "connect_address": f"127.0.0.1:{rest}"},
+            # the address that etcd itself tells is not everybody's
+            "etcd3": {"host": f"{place.etcd}:{etcd}", "use_proxies": True},
+            "restapi": {"listen": f"{place.listen}:{rest}", "connect_address": f"{place.peers}:{rest}"},
             "bootstrap": {
                 "dcs": {"synchronous_mode": True, "postgresql": {"use_pg_rewind": True}},
                 "initdb": ["data-checksums", {"encoding": "UTF8"}],
             },
             "postgresql": {
-                "listen": f"127.0.0.1:{port}", "connect_address": f"127.0.0.1:{port}",
+                "listen": f"{place.listen}:{port}", "connect_address": f"{place.peers}:{port}",
                 "data_dir": f"{self.directory}/{name}", "bin_dir": self.bin_dir,
                 "pgpass": f"{self.directory}/{name}.pgpass",
                 "authentication": {
@@ -95,19 +113,20 @@ class Patroni:
         path = f"{self.directory}/{name}.yml"
         with open(path, "w") as file:
             json.dump(config, file, indent=1)
-        return {"config": path, "rest": rest, "port": port, "data": f"{self.directory}/{name}"}
+        rest = f"http://{place.clients}:{rest}"
+        return {"config": path, "place": place, "rest": rest, "port": port, "data": f"{self.directory}/{name}"}
 
     def start_member(self, name):
         member = self.members[name]
-        member["process"] = self.spawn(name, ["patroni", member["config"]])
+        member["process"] = self.spawn(name, ["patroni", member["config"]], member["place"].enter)
 
     def role(self, name):
-        status, body = get(f"http://127.0.0.1:{self.members[name]['rest']}/patroni")
+        status, body = get(f"{self.members[name]['rest']}/patroni")
         return json.loads(body).get("role") if status else None
 
     def primary(self):
         for name, member in self.members.items():
-            if get(f"http://127.0.0.1:{member['rest']}/primary")[0] == 200:
+            if get(f"{member['rest']}/primary")[0] == 200:
                 return name
         return None
 
@@ -118,7 +137,7 @@ class Patroni:
                 self.start_member(name)
 
         def settled():
-            up = [get(f"http://127.0.0.1:{m['rest']}/sync")[0] for m in self.members.values()]
+            up = [get(f"{m['rest']}/sync")[0] for m in self.members.values()]
             return self.primary() and 200 in up
 
         wait_until(settled, 180, "a synchronous standby")
@@ -126,8 +145,7 @@ class Patroni:
     def run(self, kind, load, out):
         """One fault under the writer; gives its report."""
         os.makedirs(out)
-        fault = {"planned": self.planned, "crash": self.crash}[kind]()
-        command = [self.writer, "drill", "measure", "--ledger", f"{out}/ledger", "--fault", fault]
+        command = [self.writer, "drill", "measure", "--ledger", f"{out}/ledger", *self.fault(kind, out)]
         command += ["--connections", str(load.connections), "--before", str(load.seconds)]
         for server in self.servers():
             command += ["--server", server]
@@ -137,9 +155,13 @@ class Patroni:
             json.dump(report, file)
         return report
 
+    def fault(self, kind, _out):
+        """What the writer is told of the fault."""
+        return ["--fault", {"planned": self.planned, "crash": self.crash}[kind]()]
+
     def servers(self):
-        ports = (member["port"] for member in self.members.values())
-        return [f"host=127.0.0.1 port={port} user=postgres dbname=postgres" for port in ports]
+        addresses = ((m["place"].clients, m["port"]) for m in self.members.values())
+        return [f"host={host} port={port} user=postgres dbname=postgres" for host, port in addresses]
 
     def planned(self):
         """The shell command of a planned switchover."""

@@ -65,6 +65,9 @@ struct MeasureArgs {
     /// A server that may accept writes, as "host=… port=… user=…"; give all of them
     #[arg(long = "server", value_name = "DSN", required = true)]
     servers: Vec<tokio_postgres::Config>,
+    /// A shell command that is run to its end before the fault, under the writer
+    #[arg(long, value_name = "COMMAND")]
+    prelude: Option<String>,
     /// The shell command that injects the fault
     #[arg(long, value_name = "COMMAND")]
     fault: String,
@@ -210,6 +213,7 @@ async fn measure(args: MeasureArgs) -> anyhow::Result<ExitCode> {
             ledger: args.ledger,
             insert_timeout: seconds(args.insert_timeout)?,
         },
+        prelude: args.prelude,
         fault: args.fault,
         before: seconds(args.before)?,
         within: seconds(args.within)?,

@@ -5,16 +5,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use serde_json::json;
 
 use crate::drill::cast::Cast;
 use crate::drill::ground::Ground;
 use crate::drill::lab::LabGround;
+use crate::drill::run::interrupted;
 use crate::drill::stage_error::StageError;
 use crate::drill::zones::ground::Zones;
 use crate::lab::layout::{DEFAULT_SIZE, Lab, Wanted};
 use crate::lab::protocol::{AskError, Request, ServiceState, ask_supervisor};
 use crate::lab::up::{Started, up};
-use crate::lab::{down, supervisor};
+use crate::lab::{bare, down, supervisor};
 
 /// Where a lab is if nobody says otherwise. On a disk: in memory, PostgreSQL's syncs would cost
 /// nothing.
@@ -44,6 +46,9 @@ enum Command {
     /// Be the supervisor, in the foreground
     #[command(hide = true)]
     Supervise(DirArgs),
+    /// Be two bare sites and the line between them, in the foreground (for the benchmark)
+    #[command(hide = true)]
+    Line(DirArgs),
 }
 
 #[derive(clap::Args)]
@@ -84,6 +89,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Command::Down(args) => end(&args).await,
             Command::Status(args) => status(&args).await,
             Command::Supervise(args) => supervise(&args).await,
+            Command::Line(args) => line(&args).await,
         }
     })
 }
@@ -228,4 +234,13 @@ async fn supervise(args: &DirArgs) -> anyhow::Result<ExitCode> {
         Started::Failed(format!("{error:#}")).tell();
     }
     ran.map(|()| ExitCode::SUCCESS)
+}
+
+/// Tells the sites on standard output once they are there.
+async fn line(args: &DirArgs) -> anyhow::Result<ExitCode> {
+    bare::keep(&args.dir, interrupted(), |sites| {
+        println!("{}", json!(sites));
+    })
+    .await?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -20,6 +20,8 @@ const BEGIN_WITHIN: Duration = Duration::from_secs(60);
 pub struct Measure {
     /// The writer.
     pub plan: Plan,
+    /// A shell command that runs to its end before the fault, under the writer.
+    pub prelude: Option<String>,
     /// A shell command that injects the fault.
     pub fault: String,
     /// How long writes run before the fault.
@@ -33,7 +35,7 @@ pub struct Measure {
 /// What was measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Measured {
-    /// Whether every connection wrote again, the fault's command succeeded and the ledger holds.
+    /// Whether every connection wrote again, the commands succeeded and the ledger holds.
     pub passed: bool,
     /// The longest interval without any acknowledged write that ends after the fault began.
     pub write_gap_ms: u64,
@@ -54,6 +56,9 @@ impl Measure {
         let writer = Writer::start(&self.plan, BEGIN_WITHIN).await?;
         tokio::time::sleep(self.before).await;
         let mut failures = Vec::new();
+        if let Some(prelude) = &self.prelude {
+            failures.extend(shell(prelude).await.err());
+        }
 
         let fault = clock::now();
         failures.extend(shell(&self.fault).await.err());
@@ -94,19 +99,15 @@ impl Measure {
     }
 }
 
-/// Runs the fault's command; its failure in words. Its output goes to standard error, because
+/// Runs a command; its failure in words. Its output goes to standard error, because
 /// standard output is for the measurement.
 async fn shell(command: &str) -> Result<(), String> {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("{{ {command}\n}} >&2")]);
     match shell.stdin(Stdio::null()).kill_on_drop(true).status().await {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!(
-            "the fault's command {command:?} ended with {status}"
-        )),
-        Err(error) => Err(format!(
-            "the fault's command {command:?} could not run: {error}"
-        )),
+        Ok(status) => Err(format!("the command {command:?} ended with {status}")),
+        Err(error) => Err(format!("the command {command:?} could not run: {error}")),
     }
 }
 

@@ -162,7 +162,7 @@ async fn drill(
 }
 
 /// Waits for SIGINT or SIGTERM.
-async fn interrupted() -> &'static str {
+pub(crate) async fn interrupted() -> &'static str {
     use tokio::signal::unix::{SignalKind, signal};
     let wait = async |kind| match signal(kind) {
         Ok(mut signals) => drop(signals.recv().await),

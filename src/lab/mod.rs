@@ -2,6 +2,7 @@
 //! them, and a supervisor that keeps them running as a kubelet would. Or two sites of that kind, each
 //! in a network of its own, and the line between them.
 
+pub mod bare;
 pub mod bridge_queue;
 pub mod configure;
 pub mod down;

@@ -51,7 +51,7 @@ pub struct Network {
 }
 
 /// One site's part of the network.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SiteNetwork {
     /// The namespace's file.
     pub namespace: PathBuf,
