@@ -694,6 +694,11 @@ fn each_mistake_among_the_sites_is_named() {
             "replication.sslmode: \"on\" is none of",
         ),
         (
+            "[replication]",
+            "[timings]\ndetection = \"4s\"\n[replication]",
+            "timings.site_detection: is 10s, must be at least 3 × detection = 12s",
+        ),
+        (
             "shared_buffers = \"64MB\"",
             "synchronous_standby_names = \"*\"",
             "postgres.parameters.synchronous_standby_names: between sites Baton sets it itself",

@@ -205,6 +205,17 @@ pub(super) fn contradictions(
 ) {
     sites(known, draft, note);
     records(known, draft.lease.as_ref(), note);
+    if let Some(timings) = &draft.timings
+        && timings.site_detection < 3 * timings.detection
+    {
+        let text = format!(
+            "is {:?}, must be at least 3 × detection = {:?}: a site must have had the time to fail over within \
+             itself before another takes its place",
+            timings.site_detection,
+            3 * timings.detection
+        );
+        note("timings.site_detection", text);
+    }
     if !SSL_MODES.contains(&known.sslmode.as_str()) {
         let modes = SSL_MODES.join(", ");
         note(

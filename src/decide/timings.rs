@@ -334,8 +334,6 @@ fn rules(t: &TimingSettings) -> Vec<Rule> {
         rule("handover", t.handover, "2 × detection + lease_deadline + command",
             2 * t.detection + t.lease_deadline + t.command,
             "the standby must have time to notice, claim and fence before the owner takes back"),
-        rule("site_detection", t.site_detection, "3 × detection", 3 * t.detection,
-            "a site must have had the time to fail over within itself before another takes its place"),
         rule("fence", t.fence, "3 × keep_alive + quiesce + 4 × command",
             3 * t.keep_alive + t.quiesce + 4 * t.command,
             "a drain that nobody confirms is over only after the old controllers' time-outs"),
