@@ -695,8 +695,8 @@ fn each_mistake_among_the_sites_is_named() {
         ),
         (
             "[replication]",
-            "[timings]\ndetection = \"4s\"\n[replication]",
-            "timings.site_detection: is 10s, must be at least 3 × detection = 12s",
+            "[timings]\nsite_detection = \"1s\"\n[replication]",
+            "timings.site_detection: is 1s, must be at least 3 × detection",
         ),
         (
             "shared_buffers = \"64MB\"",
