@@ -11,8 +11,28 @@ use crate::clock::{self, Mono};
 use crate::control::{Client, ClientError, Reply, Request, Status};
 use crate::decide::RoleName;
 
-use super::reach::{Output, print_json};
+use super::reach::{Output, OutputArgs, Reach, print_json};
 use super::status::role_text;
+
+/// The arguments of a command that asks for something small.
+#[derive(clap::Args)]
+pub(super) struct Asking {
+    #[command(flatten)]
+    reach: Reach,
+    /// How long to wait
+    #[arg(long, default_value = "10s", value_parser = patience)]
+    timeout: Duration,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl Asking {
+    /// Asks the member that is meant.
+    pub(super) fn ask(self, request: &Request) -> anyhow::Result<ExitCode> {
+        let client = self.reach.client(self.timeout)?;
+        ask(client, request, self.output.output)
+    }
+}
 
 /// Asks, shows what happens until it is done, and says so.
 pub(super) fn ask(

@@ -2,12 +2,10 @@
 //! that every earlier owner is stopped.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use crate::control::Request;
 
-use super::ask::{ask, patience};
-use super::reach::{OutputArgs, Reach};
+use super::ask::Asking;
 
 /// Vouch that every earlier owner of the volume is stopped, where Baton asks for it
 ///
@@ -15,23 +13,14 @@ use super::reach::{OutputArgs, Reach};
 /// still running when you say this, two servers write to one volume and the database is destroyed.
 #[derive(clap::Args)]
 pub struct Args {
-    #[command(flatten)]
-    reach: Reach,
     /// Yes: every other member's PostgreSQL is stopped and its machine cannot write
     #[arg(long, required = true)]
     every_owner_is_stopped: bool,
-    /// How long to wait
-    #[arg(long, default_value = "10s", value_parser = patience)]
-    timeout: Duration,
     #[command(flatten)]
-    output: OutputArgs,
+    asking: Asking,
 }
 
 /// Done when the member has taken the word; the take-over follows.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    ask(
-        args.reach.client(args.timeout)?,
-        &Request::OwnersStopped,
-        args.output.output,
-    )
+    args.asking.ask(&Request::OwnersStopped)
 }

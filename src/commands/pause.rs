@@ -1,30 +1,19 @@
 //! `baton pause`: no automatic take-over from now on.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use crate::control::Request;
 
-use super::ask::{ask, patience};
-use super::reach::{OutputArgs, Reach};
+use super::ask::Asking;
 
 /// Stop automatic take-overs; the active goes on serving, switchovers still work
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: Reach,
-    /// How long to wait
-    #[arg(long, default_value = "10s", value_parser = patience)]
-    timeout: Duration,
-    #[command(flatten)]
-    output: OutputArgs,
+    asking: Asking,
 }
 
 /// Done when the lease store has it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    ask(
-        args.reach.client(args.timeout)?,
-        &Request::Pause,
-        args.output.output,
-    )
+    args.asking.ask(&Request::Pause)
 }

@@ -1,10 +1,8 @@
 //! `baton reinit`: copies the primary's database anew to a replica's site.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
-use super::ask::{ask, patience};
-use super::reach::{OutputArgs, Reach};
+use super::ask::Asking;
 use crate::control::Request;
 
 /// Copy the primary's database anew to the site of this member, which must be a replica's
@@ -14,19 +12,10 @@ use crate::control::Request;
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: Reach,
-    /// How long to wait
-    #[arg(long, default_value = "10s", value_parser = patience)]
-    timeout: Duration,
-    #[command(flatten)]
-    output: OutputArgs,
+    asking: Asking,
 }
 
 /// Asks the active of the site.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    ask(
-        args.reach.client(args.timeout)?,
-        &Request::Reinit,
-        args.output.output,
-    )
+    args.asking.ask(&Request::Reinit)
 }

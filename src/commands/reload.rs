@@ -1,12 +1,10 @@
 //! `baton reload`: PostgreSQL's settings read anew.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use crate::control::Request;
 
-use super::ask::{ask, patience};
-use super::reach::{OutputArgs, Reach};
+use super::ask::Asking;
 
 /// Read PostgreSQL's parameters and access rules in the member's configuration anew
 ///
@@ -16,19 +14,10 @@ use super::reach::{OutputArgs, Reach};
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: Reach,
-    /// How long to wait
-    #[arg(long, default_value = "10s", value_parser = patience)]
-    timeout: Duration,
-    #[command(flatten)]
-    output: OutputArgs,
+    asking: Asking,
 }
 
 /// Done when PostgreSQL has been told.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    ask(
-        args.reach.client(args.timeout)?,
-        &Request::Reload,
-        args.output.output,
-    )
+    args.asking.ask(&Request::Reload)
 }

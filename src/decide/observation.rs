@@ -93,6 +93,24 @@ pub struct LeaseRecord {
     pub cluster: Option<Box<ClusterRecord>>,
 }
 
+impl LeaseRecord {
+    /// A record that nobody holds, and that says nothing.
+    pub fn of_nobody(incarnation: Incarnation) -> Self {
+        Self {
+            epoch: Epoch::ZERO,
+            newest: Epoch::ZERO,
+            holder: None,
+            incarnation,
+            sequence: 0,
+            clean: false,
+            planned: false,
+            initialized: false,
+            paused: false,
+            cluster: None,
+        }
+    }
+}
+
 /// The record with the version that a compare-and-set names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {

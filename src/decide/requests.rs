@@ -162,16 +162,9 @@ impl Turn<'_> {
                 ..lease.record.clone()
             },
             None => LeaseRecord {
-                epoch: fencing::Epoch::ZERO,
                 newest: self.memory.newest,
-                holder: None,
-                incarnation: self.seen.local.incarnation,
-                sequence: 0,
-                clean: false,
-                planned: false,
-                initialized: false,
                 paused,
-                cluster: None,
+                ..LeaseRecord::of_nobody(self.seen.local.incarnation)
             },
         };
         self.write_lease(lease.map(|lease| lease.version.clone()), record);

@@ -4,10 +4,12 @@ use fencing::Epoch;
 
 use super::action::{Action, StopMode, Work};
 use super::memory::{Ownership, Role, TakeOver};
-use super::observation::{Ask, Outcome, Postgres, RequestId};
+use super::observation::{Ask, LeaseVersion, Outcome, Postgres, RequestId};
 use super::reason::Reason;
 use super::turn::{Next, Turn};
-use super::zone::{Asked, Judge, Move, SiteNumber, Situation, Stopping, Unsafe, Urged, ZoneReason};
+use super::zone::{
+    Asked, ClusterRecord, Judge, Move, SiteNumber, Situation, Stopping, Urged, ZoneReason,
+};
 
 impl Turn<'_> {
     /// The judge of this moment; none with one site.
@@ -114,12 +116,7 @@ impl Turn<'_> {
                 record,
                 why,
             } => {
-                let deadline = self.now + self.timings().lease_deadline;
-                self.actions.push(Action::WriteCluster {
-                    expected,
-                    record,
-                    deadline,
-                });
+                self.write_cluster(expected, record);
                 return Next::Wait(Reason::Zone(why));
             }
             Move::Start(serve) => {
@@ -156,6 +153,15 @@ impl Turn<'_> {
         );
         self.begin(work);
         Next::Wait(Reason::Zone(why))
+    }
+
+    fn write_cluster(&mut self, expected: Option<LeaseVersion>, record: Box<ClusterRecord>) {
+        let deadline = self.now + self.timings().lease_deadline;
+        self.actions.push(Action::WriteCluster {
+            expected,
+            record,
+            deadline,
+        });
     }
 
     /// What goes on while a step is under way.
@@ -260,38 +266,46 @@ impl Turn<'_> {
 
     /// Answers what was asked for when the record says how it went.
     pub(super) fn finish_between_sites(&mut self) {
-        let Some(record) = self.cluster().map(|lease| lease.record.clone()) else {
+        if let Some(asked) = self.memory.zone.moving.clone() {
+            self.finish_move(&asked);
+        }
+        if let Some(urged) = self.memory.zone.urged {
+            self.finish_failover(urged);
+        }
+    }
+
+    fn finish_move(&mut self, asked: &Asked) {
+        let Some(record) = self.cluster().map(|lease| &lease.record) else {
             return;
         };
-        let unanswered = self.memory.zone.moving.clone();
-        if let Some(asked) = unanswered.filter(|asked| {
-            let patience = self.timings().handover;
-            record.term > asked.term
-                || (record.moving.is_none() && asked.at.elapsed(patience, self.now))
-        }) {
-            let moved = record.term > asked.term && record.primary == asked.to;
-            if moved && !self.leads_there(&asked) {
-                return;
-            }
-            self.memory.zone.moving = None;
-            match moved {
-                true => self.grant(asked.request),
-                false => self.refuse(asked.request, Reason::HandoverFailed),
-            }
+        let over = record.term > asked.term;
+        let patience = self.timings().handover;
+        let taken_back = record.moving.is_none() && asked.at.elapsed(patience, self.now);
+        let moved = over && record.primary == asked.to;
+        if !(over || taken_back) || (moved && !self.leads_there(asked)) {
+            return;
         }
-        if let Some(urged) = self.memory.zone.urged
-            && record.term > urged.term
-        {
-            let here = self.config.zone.as_ref().map(|zone| &zone.site);
-            let promoted = here == Some(&record.primary);
-            if promoted && !self.runs_the_primary() {
-                return;
-            }
-            self.memory.zone.urged = None;
-            match promoted {
-                true => self.grant(urged.request),
-                false => self.refuse(urged.request, Reason::HandoverFailed),
-            }
+        self.memory.zone.moving = None;
+        match moved {
+            true => self.grant(asked.request),
+            false => self.refuse(asked.request, Reason::HandoverFailed),
+        }
+    }
+
+    fn finish_failover(&mut self, urged: Urged) {
+        let record = self.cluster().map(|lease| &lease.record);
+        let Some(record) = record.filter(|record| record.term > urged.term) else {
+            return;
+        };
+        let here = self.config.zone.as_ref().map(|zone| &zone.site);
+        let promoted = here == Some(&record.primary);
+        if promoted && !self.runs_the_primary() {
+            return;
+        }
+        self.memory.zone.urged = None;
+        match promoted {
+            true => self.grant(urged.request),
+            false => self.refuse(urged.request, Reason::HandoverFailed),
         }
     }
 
@@ -348,12 +362,7 @@ impl Turn<'_> {
                     term,
                     at: now,
                 });
-                let deadline = now + self.timings().lease_deadline;
-                self.actions.push(Action::WriteCluster {
-                    expected,
-                    record,
-                    deadline,
-                });
+                self.write_cluster(expected, record);
             }
             Ok(_) => self.refuse(id, Reason::NotNow { ask }),
             Err(why) => self.refuse(id, Reason::Zone(ZoneReason::NotSafe(why))),
@@ -395,47 +404,5 @@ impl Turn<'_> {
         }
         self.memory.zone.reseed = true;
         self.grant(id);
-    }
-}
-
-impl Judge<'_> {
-    /// The record with a planned move to that site, whose replica must keep up.
-    pub fn begin_move(mut self, to: &super::zone::SiteName) -> Result<(u64, Move), Unsafe> {
-        let Some(Some(lease)) = self.record().map(|found| found.cloned()) else {
-            return Err(Unsafe::RecordUnknown);
-        };
-        if self.config.sites.get(to) != Some(&true) {
-            return Err(Unsafe::Never);
-        }
-        let follower = self.facts().and_then(|facts| facts.followers.get(to));
-        let streaming = follower.is_some_and(|follower| follower.streaming);
-        if !streaming || !self.keeps_up(to) {
-            return Err(Unsafe::NotFollowing(to.clone()));
-        }
-        let (term, to) = (lease.record.term, to.clone());
-        let why = ZoneReason::Moving(to.clone());
-        let write = self.rewrite(&lease, why, |record| {
-            record.moving = Some(super::zone::Moving { to, stopped: None });
-        });
-        Ok((term, write))
-    }
-
-    /// Whether an operator may urge this site's promotion, and in which term.
-    fn may_be_urged(
-        &self,
-        allow_data_loss: bool,
-        detection: std::time::Duration,
-    ) -> Result<u64, Unsafe> {
-        let Some(Some(lease)) = self.record() else {
-            return Err(Unsafe::RecordUnknown);
-        };
-        let silent = self.silent_since();
-        if !silent.is_some_and(|since| since.elapsed(detection, self.now)) {
-            return Err(Unsafe::PrimaryLives);
-        }
-        if !allow_data_loss {
-            self.may_cut(&lease.record)?;
-        }
-        Ok(lease.record.term)
     }
 }

@@ -1,7 +1,7 @@
 //! The cluster's record, which all sites share: a register of its own in the same kind of store as the
 //! sites' leases. Of the lease's record that it is written in, only `cluster` is used.
 
-use fencing::{Epoch, Mono};
+use fencing::Mono;
 
 use super::{LeaseError, LeaseStore, LeaseWatch, Reading, Written};
 use crate::config::Config;
@@ -79,16 +79,10 @@ impl ClusterStore {
         deadline: Mono,
     ) -> Result<ClusterWritten, LeaseError> {
         let record = LeaseRecord {
-            epoch: Epoch::ZERO,
-            newest: Epoch::ZERO,
-            holder: None,
-            incarnation: self.incarnation,
             sequence: record.term,
-            clean: false,
-            planned: false,
             initialized: record.system.is_some(),
-            paused: false,
             cluster: Some(Box::new(record)),
+            ..LeaseRecord::of_nobody(self.incarnation)
         };
         match self.store.write(expected, record, deadline).await? {
             Written::Done(version) => Ok(ClusterWritten::Done(version)),

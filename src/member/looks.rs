@@ -51,20 +51,7 @@ impl Looks {
             asked: lease_asked.clone(),
         };
         let bound = timings.lease_deadline;
-        tasks.spawn(async move {
-            let mut changed = lease.watch();
-            let mut asked = false;
-            loop {
-                let look = read_lease(&lease, asked, bound).await;
-                if events.send(Event::Lease(look)).is_err() {
-                    return;
-                }
-                tokio::select! {
-                    early = pace.next() => asked = early,
-                    () = changed.changed() => asked = false,
-                }
-            }
-        });
+        tasks.spawn(watch_lease(lease, pace, bound, events, Event::Lease));
         Self {
             mailbox: mailbox_asked,
             lease: lease_asked,
@@ -99,8 +86,30 @@ impl Looks {
     }
 }
 
+/// Looks at a lease again and again, and when it may have changed.
+pub(super) async fn watch_lease(
+    lease: LeaseStore,
+    pace: Pace,
+    bound: Duration,
+    events: mpsc::UnboundedSender<Event>,
+    seen: impl Fn(Look<Option<crate::decide::Lease>>) -> Event,
+) {
+    let mut changed = lease.watch();
+    let mut asked = false;
+    loop {
+        let look = read_lease(&lease, asked, bound).await;
+        if events.send(seen(look)).is_err() {
+            return;
+        }
+        tokio::select! {
+            early = pace.next() => asked = early,
+            () = changed.changed() => asked = false,
+        }
+    }
+}
+
 /// Reads the lease once: as it is `now`, or as it is known.
-pub(super) async fn read_lease(
+async fn read_lease(
     lease: &LeaseStore,
     now: bool,
     bound: Duration,

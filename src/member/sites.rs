@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::event::Event;
-use super::looks::{Pace, read_lease};
+use super::looks::{Pace, watch_lease};
 use crate::attachment::{Look, whole};
 use crate::clock;
 use crate::config::{self, Config};
@@ -148,8 +148,15 @@ pub(super) fn look(
         events.clone(),
     ));
     for (site, store) in &sites.leases {
-        let (site, store) = (site.clone(), store.clone());
-        tasks.spawn(watch_lease(site, store, pace(), bound, events.clone()));
+        let site = site.clone();
+        let seen = move |look| Event::Site(site.clone(), look);
+        tasks.spawn(watch_lease(
+            store.clone(),
+            pace(),
+            bound,
+            events.clone(),
+            seen,
+        ));
     }
     let own = Pace {
         interval: timings.observe * 2,
@@ -201,26 +208,6 @@ async fn watch_record(
         tokio::select! {
             early = pace.next() => asked = early,
             () = changed.changed() => asked = false,
-        }
-    }
-}
-
-async fn watch_lease(
-    site: SiteName,
-    store: LeaseStore,
-    pace: Pace,
-    bound: Duration,
-    events: mpsc::UnboundedSender<Event>,
-) {
-    let mut changed = store.watch();
-    loop {
-        let look = read_lease(&store, false, bound).await;
-        if events.send(Event::Site(site.clone(), look)).is_err() {
-            return;
-        }
-        tokio::select! {
-            _early = pace.next() => {}
-            () = changed.changed() => {}
         }
     }
 }

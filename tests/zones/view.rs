@@ -3,7 +3,7 @@
 use baton::decide::zone::{Follower, Position, PostgresFacts, ProbeFacts, SlotFacts, ZoneSeen};
 use baton::decide::{Incarnation, Lease, LeaseRecord, LeaseVersion, Postgres, Seen as Look};
 use baton::postgres::Lsn;
-use fencing::{Epoch, Mono};
+use fencing::Mono;
 
 use super::site::Site;
 use super::world::World;
@@ -28,7 +28,7 @@ impl World {
         let leases = others.map(|other| {
             let lease = Lease {
                 version: LeaseVersion(other.lease.to_string()),
-                record: blank(),
+                record: LeaseRecord::of_nobody(Incarnation(0)),
             };
             (other.name.clone(), self.look(site.store, Some(lease), 0))
         });
@@ -104,21 +104,5 @@ fn position(site: &Site) -> Position {
     Position {
         timeline: site.timeline,
         lsn: Lsn(site.log.len() as u64),
-    }
-}
-
-/// A site's lease: only whether it changes matters.
-fn blank() -> LeaseRecord {
-    LeaseRecord {
-        epoch: Epoch::ZERO,
-        newest: Epoch::ZERO,
-        holder: None,
-        incarnation: Incarnation(0),
-        sequence: 0,
-        clean: false,
-        planned: false,
-        initialized: true,
-        paused: false,
-        cluster: None,
     }
 }

@@ -141,18 +141,12 @@ impl<'a> Judge<'a> {
     /// promoted.
     pub fn superseded_now(&self) -> Option<ZoneReason> {
         let record = &self.record()??.record;
-        let primary = matches!(
-            self.memory.runs,
-            Some((_, Serve::Primary { .. } | Serve::Alone))
-        );
-        (primary && record.primary != self.config.site).then(|| ZoneReason::Superseded {
-            by: record.primary.clone(),
-            term: record.term,
-        })
+        let other = record.primary != self.config.site;
+        (other && self.memory.leads(true)).then(|| superseded(record))
     }
 
     /// The record, if it was read lately enough to act on and after this member's hold was proven.
-    pub(in crate::decide) fn record(&self) -> Option<Option<&'a ClusterLease>> {
+    fn record(&self) -> Option<Option<&'a ClusterLease>> {
         let (found, at) = self.seen.record.known_at()?;
         let fresh = !at.elapsed(self.timings.lease_age, self.now);
         (fresh && at > self.situation.proven_at).then_some(found.as_ref())
@@ -217,7 +211,7 @@ impl<'a> Judge<'a> {
     }
 
     /// Writes the record that `change` makes of this one.
-    pub(in crate::decide) fn rewrite(
+    fn rewrite(
         &mut self,
         lease: &ClusterLease,
         why: ZoneReason,
@@ -229,7 +223,7 @@ impl<'a> Judge<'a> {
     }
 
     /// This member's PostgreSQL, as it was seen after it last changed how it runs.
-    pub(in crate::decide) fn facts(&self) -> Option<&'a PostgresFacts> {
+    fn facts(&self) -> Option<&'a PostgresFacts> {
         let (facts, at) = self.seen.postgres.known_at()?;
         let fresh = !at.elapsed(self.timings.detection * 2, self.now);
         (fresh && at > self.memory.since).then_some(facts)
@@ -290,5 +284,13 @@ impl<'a> Judge<'a> {
         };
         let newest = lease.into_iter().chain(probe).chain(heard).max();
         self.memory.alive = self.memory.alive.max(newest);
+    }
+}
+
+/// Another site was promoted.
+fn superseded(record: &ClusterRecord) -> ZoneReason {
+    ZoneReason::Superseded {
+        by: record.primary.clone(),
+        term: record.term,
     }
 }

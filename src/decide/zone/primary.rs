@@ -2,11 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::record::{
-    ClusterLease, ClusterRecord, Degraded, Moving, Owner, SiteName, Sync, Synchronous,
-};
+use super::record::{ClusterLease, Degraded, Moving, Owner, SiteName, Sync, Synchronous};
 use super::seen::{Data, PostgresFacts, Pursuit, Serve};
-use super::{Judge, Move, ZoneReason};
+use super::{Judge, Move, Unsafe, ZoneReason, superseded};
 use crate::decide::Postgres;
 use crate::postgres::Lsn;
 
@@ -21,7 +19,7 @@ impl Judge<'_> {
                 Some((_, Serve::Replica { of, receive: true })) => {
                     Move::Reconfigure(Serve::Replica { of, receive: false })
                 }
-                Some((term, _)) if term != record.term => self.superseded(record),
+                Some((term, _)) if term != record.term => Move::Kill(superseded(record)),
                 Some((_, serve)) => self.serve(lease, &serve),
                 None => Move::Stop(ZoneReason::Changing),
             },
@@ -31,14 +29,7 @@ impl Judge<'_> {
         }
     }
 
-    pub(super) fn superseded(&self, record: &ClusterRecord) -> Move {
-        Move::Kill(ZoneReason::Superseded {
-            by: record.primary.clone(),
-            term: record.term,
-        })
-    }
-
-    pub(in crate::decide) fn own(&self) -> Owner {
+    pub(super) fn own(&self) -> Owner {
         Owner {
             member: self.situation.member,
             epoch: self.situation.epoch,
@@ -194,7 +185,7 @@ impl Judge<'_> {
     }
 
     /// Whether a site has reached the log's end of a moment ago.
-    pub(in crate::decide) fn keeps_up(&self, site: &SiteName) -> bool {
+    fn keeps_up(&self, site: &SiteName) -> bool {
         let patience = self.timings.sync_patience;
         let pursuit = self.memory.pursuits.get(site);
         pursuit.is_some_and(|pursuit| !pursuit.since.elapsed(patience, self.now))
@@ -292,5 +283,26 @@ impl Judge<'_> {
                 why: None,
             };
         }))
+    }
+
+    /// The record with a planned move to that site, whose replica must keep up.
+    pub fn begin_move(mut self, to: &SiteName) -> Result<(u64, Move), Unsafe> {
+        let Some(Some(lease)) = self.record().map(|found| found.cloned()) else {
+            return Err(Unsafe::RecordUnknown);
+        };
+        if self.config.sites.get(to) != Some(&true) {
+            return Err(Unsafe::Never);
+        }
+        let follower = self.facts().and_then(|facts| facts.followers.get(to));
+        let streaming = follower.is_some_and(|follower| follower.streaming);
+        if !streaming || !self.keeps_up(to) {
+            return Err(Unsafe::NotFollowing(to.clone()));
+        }
+        let (term, to) = (lease.record.term, to.clone());
+        let why = ZoneReason::Moving(to.clone());
+        let write = self.rewrite(&lease, why, |record| {
+            record.moving = Some(Moving { to, stopped: None });
+        });
+        Ok((term, write))
     }
 }

@@ -1,10 +1,12 @@
 //! A site that the record does not name: its PostgreSQL follows, and takes over when it may.
 
+use std::time::Duration;
+
 use fencing::Mono;
 
 use super::record::{ClusterLease, ClusterRecord, How, Position};
 use super::seen::{Data, Serve};
-use super::{Judge, Move, Unsafe, ZoneReason};
+use super::{Judge, Move, Unsafe, ZoneReason, superseded};
 use crate::decide::{Postgres, Seen};
 
 /// Attempts to rewind before a new base backup is made.
@@ -23,7 +25,7 @@ impl Judge<'_> {
                     self.follow(lease, receive)
                 }
                 Some((_, Serve::Replica { .. })) | None => Move::Stop(ZoneReason::Following(of)),
-                Some((_, Serve::Primary { .. } | Serve::Alone)) => self.superseded(record),
+                Some((_, Serve::Primary { .. } | Serve::Alone)) => Move::Kill(superseded(record)),
             },
             Postgres::Starting | Postgres::Stopping | Postgres::Unknown => {
                 Move::Wait(ZoneReason::Changing)
@@ -117,7 +119,7 @@ impl Judge<'_> {
 
     /// Since when the primary's site gives no sign of life on any channel, by this member's own
     /// clock; `None` while its lease is not read without a gap.
-    pub(in crate::decide) fn silent_since(&self) -> Option<Mono> {
+    fn silent_since(&self) -> Option<Mono> {
         let reads = self.memory.reads?;
         if reads.last.elapsed(self.timings.lease_age, self.now) {
             return None;
@@ -130,7 +132,7 @@ impl Judge<'_> {
     }
 
     /// Whether this site may stop to follow the primary in order to be promoted.
-    pub(in crate::decide) fn may_cut(&self, record: &ClusterRecord) -> Result<(), Unsafe> {
+    fn may_cut(&self, record: &ClusterRecord) -> Result<(), Unsafe> {
         if self.situation.paused {
             return Err(Unsafe::Paused);
         }
@@ -231,5 +233,24 @@ impl Judge<'_> {
             slot.lost || slot.from.is_some_and(|from| from > facts.flushed.lsn)
         });
         probe.site == record.primary && !probe.in_recovery && gone
+    }
+
+    /// Whether an operator may urge this site's promotion, and in which term.
+    pub(in crate::decide) fn may_be_urged(
+        &self,
+        allow_data_loss: bool,
+        detection: Duration,
+    ) -> Result<u64, Unsafe> {
+        let Some(Some(lease)) = self.record() else {
+            return Err(Unsafe::RecordUnknown);
+        };
+        let silent = self.silent_since();
+        if !silent.is_some_and(|since| since.elapsed(detection, self.now)) {
+            return Err(Unsafe::PrimaryLives);
+        }
+        if !allow_data_loss {
+            self.may_cut(&lease.record)?;
+        }
+        Ok(lease.record.term)
     }
 }

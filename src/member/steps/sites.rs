@@ -13,8 +13,7 @@ use crate::decide::{Outcome, Postgres};
 use crate::member::event::Changes;
 use crate::member::sites::Sites;
 use crate::postgres::replication::{
-    self, Replication, Serving, Source, enforced_from, read_password, receive, set_names,
-    stop_receiving,
+    self, Replication, Serving, Source, enforced_from, read_password, reload, stop_receiving,
 };
 use crate::postgres::{Session, verify_shut_down};
 
@@ -168,31 +167,25 @@ impl Tools {
         serve: &Serve,
         deadline: Mono,
     ) -> Result<Option<Position>, Failed> {
-        let (instance, settings) = (&self.database.instance().await, self.settings()?);
-        self.database.serves_as(self.serving(serve)?).await;
+        let instance = &self.database.instance().await;
+        let serving = self.serving(serve)?;
+        self.database.serves_as(serving.clone()).await;
         let session = self.own_session(deadline).await?;
         let left = clock::now().until(deadline);
-        match serve {
-            Serve::Alone => Err("a cluster of several sites is never alone".to_owned()),
-            Serve::Primary { need, sites } => {
-                let names = standby_names(*need, sites);
-                let set = set_names(instance, &session, &settings, &names, left).await;
-                set.map_err(whole)?;
+        match &serving {
+            Serving::Alone => Err("a cluster of several sites is never alone".to_owned()),
+            Serving::Replica {
+                receive: None,
+                replication,
+            } => {
+                let stopped = stop_receiving(instance, &session, replication, left).await;
+                stopped.map(Some).map_err(whole)
+            }
+            Serving::Primary { .. } | Serving::Replica { .. } => {
+                let reloaded = reload(instance, &session, &serving, left).await;
+                reloaded.map_err(whole)?;
                 self.enforce(&session, serve, deadline).await?;
                 Ok(None)
-            }
-            Serve::Replica { of, receive: true } => {
-                let source = self.source(of)?;
-                let receives = receive(instance, &session, &settings, &source, left).await;
-                receives.map_err(whole)?;
-                Ok(None)
-            }
-            Serve::Replica {
-                of: _,
-                receive: false,
-            } => {
-                let stopped = stop_receiving(instance, &session, &settings, left).await;
-                stopped.map(Some).map_err(whole)
             }
         }
     }
@@ -220,14 +213,14 @@ impl Tools {
     ) -> Result<(), Failed> {
         let left = || clock::now().until(deadline);
         let instance = &self.database.instance().await;
-        self.database.serves_as(self.serving(serve)?).await;
-        let names = match serve {
-            Serve::Primary { need, sites } => standby_names(*need, sites),
-            Serve::Alone | Serve::Replica { .. } => return Err("this is no primary".to_owned()),
-        };
+        let serving = self.serving(serve)?;
+        if !matches!(serving, Serving::Primary { .. }) {
+            return Err("this is no primary".to_owned());
+        }
+        self.database.serves_as(serving.clone()).await;
         let session = self.own_session(deadline).await?;
-        let set = set_names(instance, &session, &self.settings()?, &names, left()).await;
-        set.map_err(whole)?;
+        let reloaded = reload(instance, &session, &serving, left()).await;
+        reloaded.map_err(whole)?;
         self.reserve_timelines(epoch, &session, above, deadline)
             .await?;
         let begins = session.promote(left()).await.map_err(whole)?;

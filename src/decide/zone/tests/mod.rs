@@ -163,7 +163,7 @@ impl Scene {
             *seen = Seen::Known {
                 value: Some(Lease {
                     version: LeaseVersion(version.to_owned()),
-                    record: blank(),
+                    record: LeaseRecord::of_nobody(crate::decide::Incarnation(1)),
                 }),
                 at: self.now,
             };
@@ -243,21 +243,6 @@ fn unknown_facts(since: Mono) -> Seen<PostgresFacts> {
     Seen::Unknown {
         since,
         cause: String::new(),
-    }
-}
-
-fn blank() -> LeaseRecord {
-    LeaseRecord {
-        epoch: Epoch::ZERO,
-        newest: Epoch::ZERO,
-        holder: None,
-        incarnation: crate::decide::Incarnation(1),
-        sequence: 0,
-        clean: false,
-        planned: false,
-        initialized: true,
-        paused: false,
-        cluster: None,
     }
 }
 
