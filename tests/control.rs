@@ -86,6 +86,7 @@ impl Fake {
             peers: &self.peers,
             tally: &Tally::default(),
             route: RouteState::default(),
+            copying: None,
             now,
         })
     }

@@ -25,6 +25,7 @@ use super::documents::newest;
 use crate::control::zone::{ServingAs, SiteStatus, ZoneStatus};
 use crate::control::{Status, StepTally};
 use crate::decide::{Postgres, RoleName};
+use crate::postgres::replication::Progress;
 use crate::routing::{Leg, RouteState};
 
 /// OpenMetrics, which Prometheus has read since 2.5.
@@ -288,6 +289,16 @@ static METRICS: &[Metric] = &[
             zone(status, |zone| delay(zone).into_iter().collect())
         },
     ),
+    bytes(
+        "copy_done",
+        "How much of the primary's database has arrived; absent while no copy is under way.",
+        |status| copying(status, |copy| Some(copy.done)),
+    ),
+    bytes(
+        "copy_expected",
+        "How much will arrive, by an estimate; absent while no copy is under way, or nobody knows.",
+        |status| copying(status, |copy| Some(copy.total).filter(|total| *total > 0)),
+    ),
     gauge(
         "replica_streaming",
         "1 if a site streams from this primary.",
@@ -338,6 +349,17 @@ fn sites(status: &Status, value: impl Fn(&SiteStatus) -> Option<f64>) -> Vec<Sam
         let all = zone.sites.iter();
         all.filter_map(|site| Some((vec![("of", site.name.clone())], value(site)?)))
             .collect()
+    })
+}
+
+/// A number of bytes of the copy that is under way.
+fn copying(status: &Status, value: impl Fn(&Progress) -> Option<u64>) -> Vec<Sample> {
+    zone(status, |zone| {
+        let sample = |copy: &Progress| {
+            let by = vec![("by", copy.by.to_string())];
+            Some((by, value(copy)? as f64))
+        };
+        zone.copying.iter().filter_map(sample).collect()
     })
 }
 

@@ -6,7 +6,7 @@ use crate::control::{MemberStatus, Status};
 use crate::decide::RoleName;
 
 use super::reach::{Output, OutputArgs, Reach, print_json, print_table};
-use super::topology::sentence;
+use super::topology::{copy_of, copying_text, sentence};
 
 /// A status older than this means that the member's loop hangs, in milliseconds: ten times the
 /// longest time between two decisions.
@@ -86,7 +86,9 @@ fn print(best: &Status, others: &[Status]) {
         let step = step.map_or(String::new(), |s| {
             format!("  [{} for {} ms]", s.name, s.running_ms)
         });
-        println!("{}: {}{step}{stale}", status.member, status.reason);
+        let copy = copy_of(status).map(copying_text);
+        let copy = copy.map_or(String::new(), |copy| format!("; {copy}"));
+        println!("{}: {}{copy}{step}{stale}", status.member, status.reason);
     }
     println!("volume: {}", best.volume.says);
     println!("lease:  {}", best.lease.says);

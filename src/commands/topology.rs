@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use super::reach::{Output, OutputArgs, Reach, print_json, print_table};
 use crate::control::Status;
 use crate::control::zone::{ServingAs, SiteStatus, ZoneStatus};
+use crate::postgres::replication::Progress;
 
 /// Show the sites: which has the primary, how far the others are, and whether a failover would be safe
 #[derive(clap::Args)]
@@ -33,7 +34,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     match args.output.output {
         Output::Json => print_json(zone)?,
-        Output::Text => print(best, zone),
+        Output::Text => print(best, zone, &statuses),
     }
     Ok(match zone.reachable {
         true => ExitCode::SUCCESS,
@@ -41,7 +42,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn print(status: &Status, zone: &ZoneStatus) {
+fn print(status: &Status, zone: &ZoneStatus, all: &[Status]) {
     let primary = zone.primary.as_deref().unwrap_or("none");
     println!(
         "Cluster {}, term {}: primary at site {primary}; as {} of site {} sees it",
@@ -50,7 +51,7 @@ fn print(status: &Status, zone: &ZoneStatus) {
     let rows: Vec<_> = zone
         .sites
         .iter()
-        .map(|site| row(site, status, zone))
+        .map(|site| row(site, status, zone, all))
         .collect();
     print_table(
         [
@@ -66,6 +67,9 @@ fn print(status: &Status, zone: &ZoneStatus) {
     );
     println!("{}", sentence(zone));
     println!("{}: {}", status.member, status.reason);
+    for (member, copy) in all.iter().filter_map(copier) {
+        println!("{member}: {}", copying_text(copy));
+    }
 }
 
 /// Whether a failover would be safe, in one sentence.
@@ -77,7 +81,7 @@ pub(super) fn sentence(zone: &ZoneStatus) -> String {
     format!("{verdict}: {}.", zone.failover.why)
 }
 
-fn row(site: &SiteStatus, status: &Status, zone: &ZoneStatus) -> [String; 7] {
+fn row(site: &SiteStatus, status: &Status, zone: &ZoneStatus, all: &[Status]) -> [String; 7] {
     let dash = || "-".to_owned();
     let own = site.name == status.site;
     let role = match (site.primary, site.may_lead) {
@@ -85,13 +89,16 @@ fn row(site: &SiteStatus, status: &Status, zone: &ZoneStatus) -> [String; 7] {
         (false, true) => "replica",
         (false, false) => "read replica",
     };
-    let state = match site.streaming {
-        _ if own => status.reason_word(zone),
-        _ if site.cut => "follows no more".to_owned(),
-        Some(true) => "streaming".to_owned(),
-        Some(false) if site.slot_lost == Some(true) => "away, slot lost".to_owned(),
-        Some(false) => "away".to_owned(),
-        None => dash(),
+    let mut there = all.iter().filter(|status| status.site == site.name);
+    let copy = there.find_map(copy_of);
+    let state = match (copy, site.streaming) {
+        (Some(copy), _) => short(copy),
+        (None, _) if own => status.reason_word(zone),
+        (None, _) if site.cut => "follows no more".to_owned(),
+        (None, Some(true)) => "streaming".to_owned(),
+        (None, Some(false)) if site.slot_lost == Some(true) => "away, slot lost".to_owned(),
+        (None, Some(false)) => "away".to_owned(),
+        (None, None) => dash(),
     };
     [
         site.name.clone(),
@@ -121,6 +128,43 @@ impl Status {
     }
 }
 
+/// The copy that is under way at a member.
+pub(super) fn copy_of(status: &Status) -> Option<&Progress> {
+    status.zone.as_ref()?.copying.as_ref()
+}
+
+/// The same, with the member's name.
+fn copier(status: &Status) -> Option<(&str, &Progress)> {
+    Some((&status.member, copy_of(status)?))
+}
+
+/// How far a copy is, for a table.
+fn short(copy: &Progress) -> String {
+    match percent(copy) {
+        Some(percent) => format!("copying, {percent} %"),
+        None => "copying".to_owned(),
+    }
+}
+
+/// How far a copy is, in a sentence.
+pub(super) fn copying_text(copy: &Progress) -> String {
+    let Progress { by, done, total } = copy;
+    match percent(copy) {
+        Some(percent) => {
+            let (done, total) = (bytes(*done), bytes(*total));
+            format!("copying {done} of {total} ({percent} %) by {by}")
+        }
+        None => format!("copying {} by {by}", bytes(*done)),
+    }
+}
+
+/// None as long as nobody knows how much it will be. The total is an estimate: there may be more.
+fn percent(copy: &Progress) -> Option<u64> {
+    let done = u128::from(copy.done.min(copy.total)) * 100;
+    let percent = done.checked_div(u128::from(copy.total))?;
+    u64::try_from(percent).ok()
+}
+
 /// When a site was last seen.
 pub(super) fn last_seen(zone: &ZoneStatus, site: &str) -> String {
     let known = zone.sites.iter().find(|known| known.name == site);
@@ -143,10 +187,26 @@ pub(super) fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::replication::CopiedBy;
 
     #[test]
     fn bytes_are_for_people() {
         let shown = [0, 1023, 1536, 5 << 20, 3 << 30].map(bytes);
         assert_eq!(shown, ["0 B", "1023 B", "1.5 kB", "5.0 MB", "3.0 GB"]);
+    }
+
+    #[test]
+    fn a_copy_tells_how_far_it_is() {
+        let by = CopiedBy::BaseBackup;
+        let (done, total) = (6 << 29, 10 << 30);
+        let mut copy = Progress { by, done, total };
+        let text = "copying 3.0 GB of 10.0 GB (30 %) by pg_basebackup";
+        assert_eq!(copying_text(&copy), text);
+        assert_eq!(short(&copy), "copying, 30 %");
+        // the estimate was too low
+        copy.done = 11 << 30;
+        assert_eq!(short(&copy), "copying, 100 %");
+        (copy.done, copy.total) = (0, 0);
+        assert_eq!(copying_text(&copy), "copying 0 B by pg_basebackup");
     }
 }

@@ -14,6 +14,7 @@ use crate::decide::{
     VolumeFacts,
 };
 use crate::peer::{Link, PeerChannel, PeerView};
+use crate::postgres::replication::Progress;
 use crate::routing::RouteState;
 
 /// A heartbeat older than this many intervals is named as silence.
@@ -140,6 +141,8 @@ pub struct Facts<'a> {
     pub tally: &'a Tally,
     /// What leads clients here.
     pub route: RouteState,
+    /// How far a copy of the primary's database is, while one is under way.
+    pub copying: Option<Progress>,
     /// When it was made.
     pub now: Mono,
 }
@@ -155,6 +158,7 @@ impl Status {
             peers,
             tally,
             route,
+            copying,
             now,
         } = facts;
         let seen = peers.seen();
@@ -198,7 +202,7 @@ impl Status {
             warnings,
             signs: signs(facts),
             tally: (*tally).clone(),
-            zone: ZoneStatus::of(config, memory, observation),
+            zone: ZoneStatus::of(config, memory, observation, copying.as_ref()),
         }
     }
 
@@ -395,6 +399,7 @@ fn warnings(
         peers,
         tally: _,
         route,
+        copying: _,
         now: _,
     } = facts;
     let mut warnings = Vec::new();

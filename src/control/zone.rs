@@ -8,6 +8,7 @@ use crate::decide::zone::{
     ClusterRecord, Position, PostgresFacts, Serve, SiteName, Sync, ZoneConfig, ZoneSeen,
 };
 use crate::decide::{Memory, Observation, Postgres};
+use crate::postgres::replication::Progress;
 
 /// What this member's PostgreSQL is among the sites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -78,6 +79,9 @@ pub struct ZoneStatus {
     pub lag_ms: Option<u64>,
     /// A replica within `replication.max_lag`: readers may be led here.
     pub readable: bool,
+    /// How far a copy of the primary's database to this site is, while one is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copying: Option<Progress>,
     /// Whether a failover now, to any site, would be safe.
     pub failover: Verdict,
     /// All sites.
@@ -94,7 +98,12 @@ impl ZoneStatus {
     }
 
     /// The sites of this moment; none for a cluster of one.
-    pub fn of(config: &Config, memory: &Memory, observation: &Observation) -> Option<Self> {
+    pub fn of(
+        config: &Config,
+        memory: &Memory,
+        observation: &Observation,
+        copying: Option<&Progress>,
+    ) -> Option<Self> {
         let replication = config.replication.as_ref()?;
         let zone = config.zone()?;
         let seen = observation.zone.as_deref()?;
@@ -126,6 +135,7 @@ impl ZoneStatus {
             lag_bytes,
             lag_ms: facts.and_then(|facts| replayed_age(facts, serving_as)),
             readable: serving_as == ServingAs::Replica && within,
+            copying: copying.cloned(),
             failover: cluster_verdict(record, &zone),
             sites: zone
                 .sites

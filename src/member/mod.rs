@@ -134,6 +134,7 @@ impl Member {
             peers: &self.peers,
             tally: &self.tally,
             route: self.executor.tools().router.state(),
+            copying: self.executor.tools().copying(),
             now,
         }));
     }

@@ -20,7 +20,7 @@ use crate::decide::zone::{
 use crate::decide::{Incarnation, LeaseVersion, Timings};
 use crate::kubernetes::Access;
 use crate::lease::{ClusterReading, ClusterStore, ClusterWritten, LeaseStore};
-use crate::postgres::replication::{Facts, Probe, Progress, Remote, Slot, Source, WalStatus};
+use crate::postgres::replication::{Facts, Probe, Remote, Shown, Slot, Source, WalStatus};
 use crate::postgres::{Instance, Session};
 
 /// How often the primary at another site is asked.
@@ -36,8 +36,8 @@ pub(super) struct Sites {
     pub settings: config::Replication,
     leases: BTreeMap<SiteName, LeaseStore>,
     instance: Instance,
-    /// How far a copy of the primary's database is.
-    pub progress: watch::Sender<Progress>,
+    /// How far a copy of the primary's database is, while one is under way.
+    pub progress: Shown,
     /// The primary's site, as the record last said.
     primary: watch::Sender<Option<SiteName>>,
 }
@@ -73,7 +73,7 @@ impl Sites {
             settings,
             leases,
             instance: instance.clone(),
-            progress: watch::Sender::new(Progress::default()),
+            progress: Shown::new(None),
             primary: watch::Sender::new(None),
         }))
     }

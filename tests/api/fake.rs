@@ -66,6 +66,7 @@ impl Fake {
             peers: &self.peers,
             tally: &Tally::default(),
             route: RouteState::default(),
+            copying: None,
             now,
         });
         change(&mut status);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use baton::postgres::replication::{
-    self, Facts, Progress, Rejoin, RejoinError, Rejoined, Replication, Seeding, Serving, Source,
+    self, Facts, Rejoin, RejoinError, Rejoined, Replication, Seeding, Serving, Shown, Source,
     name_of,
 };
 use baton::postgres::{
@@ -17,7 +17,6 @@ use baton::postgres::{
 };
 use fencing::Licence;
 use tempfile::TempDir;
-use tokio::sync::watch;
 
 /// Far longer than anything here takes, so that only a hang reaches it.
 pub const LONG: Duration = Duration::from_secs(60);
@@ -72,7 +71,7 @@ pub fn replica(receive: Option<Source>) -> Serving {
     }
 }
 
-pub fn seeding<'a>(source: &'a Source, progress: &'a watch::Sender<Progress>) -> Seeding<'a> {
+pub fn seeding<'a>(source: &'a Source, progress: &'a Shown) -> Seeding<'a> {
     Seeding {
         source,
         system: None,
@@ -219,7 +218,7 @@ impl Site {
     /// Makes this site's database from `primary`'s and starts it as its replica.
     pub async fn join(&self, primary: &Site) -> Running {
         let source = primary.source_for(self);
-        let (progress, _watch) = watch::channel(Progress::default());
+        let progress = Shown::new(None);
         let (licence, by) = (licence(), started_by());
         let wanted = seeding(&source, &progress);
         let made = replication::basebackup(&licence, &self.instance, &by, &wanted).await;
@@ -235,6 +234,7 @@ impl Site {
             label: "term-2",
             connect: LONG,
             stall: LONG,
+            progress: &Shown::new(None),
         };
         replication::rejoin(&licence(), &self.instance, &started_by(), &wanted).await
     }

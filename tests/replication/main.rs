@@ -4,6 +4,7 @@
 
 mod handover;
 mod harness;
+mod line;
 mod returning;
 mod seeding;
 mod streaming;

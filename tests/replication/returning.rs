@@ -198,7 +198,7 @@ fn an_interrupted_rewind_is_no_database_and_another_system_is_refused() {
             "{refused:?}"
         );
         let source = b.source_for(&a);
-        let (progress, _watch) = tokio::sync::watch::channel(replication::Progress::default());
+        let progress = replication::Shown::new(None);
         let wanted = seeding(&source, &progress);
         let (licence, by) = (licence(), started_by());
         let refused = replication::basebackup(&licence, &a.instance, &by, &wanted).await;

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use baton::postgres::replication::{
-    self, OriginError, ProbeError, Progress, SeedError, WalStatus, old_copies,
+    self, CopiedBy, OriginError, ProbeError, Progress, SeedError, Shown, WalStatus, old_copies,
 };
 use baton::postgres::{self, DataDirectory};
-use tokio::sync::watch;
 
 use crate::harness::{
     LONG, PASSWORD, Site, block_on, licence, replica, replication, seeding, started_by,
 };
+use crate::line::SlowLine;
 
 const ROWS: &str = "SELECT count(*)::text FROM t";
 
@@ -41,27 +41,31 @@ fn a_replica_is_made_and_follows_and_no_password_is_seen() {
             .run("CREATE TABLE t AS SELECT i, repeat('x', 900) FROM generate_series(1, 50000) i")
             .await;
         let source = a.source_for(&b);
-        let (progress, watch) = watch::channel(Progress::default());
-        let wanted = seeding(&source, &progress);
+        let progress = Shown::new(None);
+        let mut watch = progress.subscribe();
+        let line = SlowLine::to(a.instance.port).await;
+        let slow = replication::Source {
+            hosts: vec![line.at.clone()],
+            ..source.clone()
+        };
+        let wanted = seeding(&slow, &progress);
         let (licence, by) = (licence(), started_by());
         let made = replication::basebackup(&licence, &b.instance, &by, &wanted);
         let mut seen = String::new();
         let looking = async {
-            loop {
-                seen.push_str(&command_lines());
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            let halfway = |copy: &Option<Progress>| {
+                copy.as_ref()
+                    .is_some_and(|copy| copy.done > 0 && copy.total > copy.done)
+            };
+            let copy = watch.wait_for(halfway).await.unwrap().clone().unwrap();
+            assert!(copy.by == CopiedBy::BaseBackup && copy.total > 40 << 20);
+            seen.push_str(&command_lines());
+            line.be_fast();
         };
-        let control = tokio::select! {
-            made = made => made.unwrap(),
-            () = looking => unreachable!(),
-        };
+        let (made, ()) = tokio::join!(made, looking);
+        let control = made.unwrap();
         assert!(seen.contains("pg_basebackup") && !seen.contains("sesame"));
-        let progress = *watch.borrow();
-        assert!(
-            progress.done > 40 << 20 && progress.total >= progress.done,
-            "{progress:?}"
-        );
+        assert_eq!(*watch.borrow(), None, "it is shown after its end");
         let found = DataDirectory::read(&b.instance.volume_root, &b.instance.data_directory);
         let found = found.unwrap().unwrap();
         assert!(found.replica && found.from_backup);
@@ -109,7 +113,7 @@ fn what_does_not_fit_is_refused_before_anything_is_changed() {
     block_on(async {
         let (a, b, c) = (Site::new("a"), Site::new("b"), Site::new("c"));
         let at_a = a.found(&[&b]).await;
-        let (progress, _watch) = watch::channel(Progress::default());
+        let progress = Shown::new(None);
         let (licence, by) = (licence(), started_by());
         let source = a.source_for(&b);
         let other = replication::Source {
@@ -177,7 +181,7 @@ fn half_a_base_backup_is_no_database() {
             .run("CREATE TABLE t AS SELECT i, repeat('x', 900) FROM generate_series(1, 50000) i")
             .await;
         let source = a.source_for(&b);
-        let (progress, _watch) = watch::channel(Progress::default());
+        let progress = Shown::new(None);
         let wanted = seeding(&source, &progress);
         let (licence, by) = (licence(), started_by());
         let half = beside(&b, ".seeding").join("base");
@@ -240,7 +244,7 @@ fn a_lost_slot_is_told_and_the_replica_is_made_anew() {
             .await;
         assert_eq!(facts.slots["baton_b"].safe, None);
 
-        let (progress, _watch) = watch::channel(Progress::default());
+        let progress = Shown::new(None);
         let (licence, by) = (licence(), started_by());
         let source = a.source_for(&b);
         let wanted = seeding(&source, &progress);
@@ -284,7 +288,7 @@ fn without_room_for_two_the_old_copy_stays() {
         instance.data_directory = volume.join("pgdata");
         fs::create_dir(&instance.data_directory).unwrap();
         fs::write(instance.data_directory.join("precious"), "rows").unwrap();
-        let (progress, _watch) = watch::channel(Progress::default());
+        let progress = Shown::new(None);
         let (licence, by) = (licence(), started_by());
         let source = a.source_for(&b);
         let wanted = seeding(&source, &progress);

@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 
 use baton::postgres;
 use baton::postgres::replication::{
-    self, ProbeError, Progress, Replication, Serving, Source, name_of,
+    self, ProbeError, Replication, Serving, Shown, Source, name_of,
 };
 use rcgen::{CertificateParams, KeyPair};
-use tokio::sync::watch;
 
 use crate::harness::{
     LONG, Site, block_on, licence, replica, replication as settings, seeding, started_by,
@@ -94,7 +93,7 @@ fn sslmode_is_what_it_is_to_libpq() {
 
         // libpq by the same settings: a base backup and a replica.
         let source = with(&source, "verify-full", Some(&right));
-        let (progress, _watch) = watch::channel(Progress::default());
+        let progress = Shown::new(None);
         let (licence, by) = (licence(), started_by());
         let wanted = seeding(&source, &progress);
         let made = replication::basebackup(&licence, &b.instance, &by, &wanted).await;

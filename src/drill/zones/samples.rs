@@ -113,6 +113,7 @@ mod tests {
         lag_bytes: None,
         lag_ms: None,
         readable: false,
+        copying: None,
         failover: Verdict {
             safe: false,
             why: String::new(),

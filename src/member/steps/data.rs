@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use fencing::{Epoch, Licence, Mono};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use super::postgres::blocking;
 use super::sites::Failed;
@@ -14,7 +13,7 @@ use crate::attachment::whole;
 use crate::decide::Outcome;
 use crate::decide::zone::{Data, SiteName};
 use crate::member::event::Changes;
-use crate::postgres::replication::{self, Progress, Rejoin, Seeding, Source};
+use crate::postgres::replication::{self, Rejoin, Seeding, Shown, Source};
 use crate::postgres::{ControlData, Instance};
 
 /// What the data directory is: beside it, on the volume.
@@ -133,6 +132,7 @@ impl Tools {
             label: &label(term),
             connect: CONNECT,
             stall: STALL,
+            progress: self.progress()?,
         };
         let rejoined = replication::rejoin(licence, instance, &by, &wanted).await;
         tracing::info!(rejoined = ?rejoined.map_err(whole)?, "the database follows the primary");
@@ -169,7 +169,7 @@ impl Tools {
         copied.map_err(whole)
     }
 
-    fn progress(&self) -> Result<&watch::Sender<Progress>, Failed> {
+    fn progress(&self) -> Result<&Shown, Failed> {
         Ok(&self.among()?.progress)
     }
 
@@ -226,7 +226,7 @@ impl Tools {
     }
 }
 
-fn seeding<'a>(source: &'a Source, progress: &'a watch::Sender<Progress>) -> Seeding<'a> {
+fn seeding<'a>(source: &'a Source, progress: &'a Shown) -> Seeding<'a> {
     Seeding {
         source,
         system: None,

@@ -18,6 +18,7 @@ use super::sites::Sites;
 use crate::attachment;
 use crate::decide::{Outcome, StopMode, Timings, Work};
 use crate::lease::LeaseStore;
+use crate::postgres::replication::Progress;
 use crate::routing::Router;
 
 pub(super) use postgres::Database;
@@ -40,6 +41,11 @@ pub(super) struct Tools {
 type Done = (Outcome, Changes);
 
 impl Tools {
+    /// How far a copy of the primary's database is, while one is under way.
+    pub fn copying(&self) -> Option<Progress> {
+        self.sites.as_ref()?.progress.borrow().clone()
+    }
+
     /// Does one step, to its end. `deadline` bounds what can be bounded.
     pub async fn perform(self: &Arc<Self>, work: &Work, deadline: Mono) -> Done {
         match work {

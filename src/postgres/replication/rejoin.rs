@@ -20,6 +20,7 @@ use super::facts::{Position, Probe};
 use super::origin::{self, OriginError};
 use super::place::{self, PlaceError, REWINDING, on_thread};
 use super::program::{Program, ProgramError};
+use super::progress::{CopiedBy, Meter, Shown};
 use super::replay::{ReplayError, replay_all};
 use super::source::{Serving, Source};
 use crate::hex::hex;
@@ -42,6 +43,8 @@ pub struct Rejoin<'a> {
     /// Longest time that a program may say nothing. `pg_rewind` is silent while it reads the write-ahead log and
     /// `postgres` while it recovers.
     pub stall: Duration,
+    /// Where to tell how far the rewind is.
+    pub progress: &'a Shown,
 }
 
 /// What the way back took.
@@ -310,7 +313,8 @@ impl Rewind<'_> {
     async fn run(&self, directory: &Path) -> Result<(), RejoinError> {
         // One syncfs afterwards instead of an fsync per file.
         let program = self.program(directory, &["--no-sync", "--progress"]);
-        match program.run(|_| {}).await {
+        let mut meter = Meter::start(self.wanted.progress, CopiedBy::Rewind);
+        match program.run(|said| meter.read(said)).await {
             Ok(_said) => Ok(()),
             // It may have changed any file: this is no database any more.
             Err(error) => {

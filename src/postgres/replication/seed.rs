@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fencing::Licence;
-use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use super::configure::{self, ConfigureError};
 use super::origin::{self, OriginError};
 use super::place::{self, PlaceError, REWINDING, SEEDED, SEEDING, on_thread};
-use super::program::{Program, ProgramError, progress};
+use super::program::{Program, ProgramError};
+use super::progress::{CopiedBy, Meter, Shown};
 use super::source::Source;
 use crate::postgres::configuration::{self, ConfigurationError};
 use crate::postgres::session::SessionError;
@@ -19,15 +18,6 @@ use crate::postgres::{ControlData, Instance, ReadError, StartedBy};
 /// Room, in bytes, for what the primary writes meanwhile and for what is in no database. A twentieth of the
 /// databases' size comes to it.
 const MARGIN: u64 = 64 << 20;
-
-/// How far a base backup is. The total is the primary's estimate, and grows when that was too low.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Bytes that have arrived.
-    pub done: u64,
-    /// Bytes in all; 0 as long as nobody knows.
-    pub total: u64,
-}
 
 /// From where a database is made, and by which bounds.
 #[derive(Debug)]
@@ -41,7 +31,7 @@ pub struct Seeding<'a> {
     /// Longest time without any progress, the primary's checkpoint at the beginning among it.
     pub stall: Duration,
     /// Where to tell how far it is.
-    pub progress: &'a watch::Sender<Progress>,
+    pub progress: &'a Shown,
 }
 
 /// Why there is no new replica.
@@ -245,12 +235,7 @@ async fn receive(
         command,
         stall: seeding.stall,
     };
-    seeding.progress.send_replace(Progress::default());
-    run.run(|said| {
-        if let Some((done, total)) = said.lines().rev().find_map(progress) {
-            seeding.progress.send_replace(Progress { done, total });
-        }
-    })
-    .await?;
+    let mut meter = Meter::start(seeding.progress, CopiedBy::BaseBackup);
+    run.run(|said| meter.read(said)).await?;
     Ok(())
 }
