@@ -3,7 +3,7 @@
 //! themselves is in [`crate::kubernetes::names`].
 
 pub use crate::kubernetes::names::{
-    CLUSTER, HISTORY, NEEDS_OPERATOR, PORT, RECORD, ROLE, SERVING, SITE, labels,
+    CLUSTER, HISTORY, NEEDS_OPERATOR, PORT, READABLE, RECORD, ROLE, SERVING, SITE, labels,
 };
 
 /// API group of the custom resource, and the prefix of labels and annotations.

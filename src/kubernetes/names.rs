@@ -10,6 +10,8 @@ pub const SITE: &str = "baton.dev/site";
 pub const ROLE: &str = "baton.dev/role";
 /// On a pod: `true` where PostgreSQL accepts writes, absent elsewhere.
 pub const SERVING: &str = "baton.dev/serving";
+/// On a pod: `true` where PostgreSQL answers reads, of the primary or of a replica, absent elsewhere.
+pub const READABLE: &str = "baton.dev/readable";
 /// On a pod: `primary` where PostgreSQL accepts writes, `replica` where it follows another site's,
 /// absent elsewhere; for selectors made for others' operators.
 pub const PLAIN_ROLE: &str = "role";

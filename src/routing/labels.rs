@@ -9,10 +9,11 @@ use crate::kubernetes::names;
 
 /// The merge patch of this member's own pod. The UID keeps it from a later pod of the same name.
 pub(super) fn own(uid: &str, wanted: &Wanted) -> Value {
-    let (plain, serving) = match (wanted.serving, wanted.follows) {
-        (true, _) => (json!(names::PRIMARY), json!("true")),
-        (false, true) => (json!(names::REPLICA), Value::Null),
-        (false, false) => (Value::Null, Value::Null),
+    let (yes, no) = (json!("true"), Value::Null);
+    let (plain, serving, readable) = match (wanted.serving, wanted.follows) {
+        (true, _) => (json!(names::PRIMARY), yes.clone(), yes),
+        (false, true) => (json!(names::REPLICA), no, yes),
+        (false, false) => (no.clone(), no.clone(), no),
     };
     json!({"metadata": {
         "uid": uid,
@@ -20,6 +21,7 @@ pub(super) fn own(uid: &str, wanted: &Wanted) -> Value {
             names::ROLE: wanted.role,
             names::PLAIN_ROLE: plain,
             names::SERVING: serving,
+            names::READABLE: readable,
         },
     }})
 }
@@ -35,7 +37,7 @@ pub(super) fn others(
     claims.then(|| {
         json!({"metadata": {
             "uid": uid,
-            "labels": {names::PLAIN_ROLE: null, names::SERVING: null},
+            "labels": {names::PLAIN_ROLE: null, names::SERVING: null, names::READABLE: null},
         }})
     })
 }

@@ -131,10 +131,14 @@ fn labels_say_who_serves_and_are_taken_from_everybody_else() {
     assert_eq!(
         on,
         json!({"metadata": {"uid": "u", "labels": {
-            "baton.dev/role": "taking-over", "role": "primary", "baton.dev/serving": "true"}}})
+            "baton.dev/role": "taking-over", "role": "primary", "baton.dev/serving": "true",
+            "baton.dev/readable": "true"}}})
     );
     let off = labels::own("u", &wanted(false));
-    assert_eq!(off["metadata"]["labels"]["role"], json!(null));
+    let labels = &off["metadata"]["labels"];
+    for label in ["role", names::SERVING, names::READABLE] {
+        assert_eq!(labels[label], json!(null), "{label}");
+    }
     let replica = Wanted {
         role: RoleName::Active,
         follows: true,
@@ -143,6 +147,7 @@ fn labels_say_who_serves_and_are_taken_from_everybody_else() {
     let labels = &labels::own("u", &replica)["metadata"]["labels"];
     assert_eq!(labels["role"], "replica");
     assert_eq!(labels["baton.dev/serving"], json!(null));
+    assert_eq!(labels["baton.dev/readable"], "true");
     let of = |pairs: &[(&str, &str)]| {
         let labels = pairs.iter();
         let labels = labels.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
@@ -150,7 +155,7 @@ fn labels_say_who_serves_and_are_taken_from_everybody_else() {
     };
     assert_eq!(of(&[("role", "replica"), (names::ROLE, "standby")]), None);
     let cleared = json!({"metadata": {"uid": "v", "labels": {
-        "role": null, "baton.dev/serving": null}}});
+        "role": null, "baton.dev/serving": null, "baton.dev/readable": null}}});
     assert_eq!(of(&[("role", "primary")]), Some(cleared.clone()));
     assert_eq!(of(&[(names::SERVING, "true")]), Some(cleared));
 }

@@ -390,7 +390,7 @@ fn hosts(pod: &Pod) -> String {
         .cloned()
         .unwrap_or_default();
     let mut text = "127.0.0.1 localhost\n".to_owned();
-    for member in 'a'..='e' {
+    for member in places::members() {
         let name = format!("{cluster}-{member}");
         let address = places::pod_address(&name);
         text.push_str(&format!("{address} {name}.{service}.{namespace}.svc\n"));

@@ -1,4 +1,4 @@
-//! The whole system on Kubernetes: an API server, two nodes with their agents, real PostgreSQL in pods.
+//! The whole system on Kubernetes: an API server, nodes with their agents, real PostgreSQL in pods.
 //!
 //! `scripts/test-kube` starts this program. The API server is the stand-in of the crate `apiserver`, or any
 //! real one that `KUBECONFIG` names; this program plays scheduler, kubelets and kube-proxy through the API
@@ -25,6 +25,7 @@ mod proxy;
 mod report;
 mod run;
 mod scheduler;
+mod storage;
 mod usage;
 mod world;
 

@@ -60,13 +60,13 @@ impl Node {
         let nqn = format!("nqn.2014-08.org.nvmexpress:uuid:{identity}");
         std::fs::write(places.root.join("hostnqn"), nqn)?;
         symlink("/sys", places.sysfs()).context("link the node's sysfs")?;
-        let others = places::NODES.iter().filter(|other| **other != name);
+        let others = places::nodes().filter(|(other, _)| *other != name);
         Ok(Self {
             name: name.to_owned(),
             kubeconfig: places.root.join("agent.kubeconfig"),
             logs: scratch.join("logs"),
             others: others
-                .map(|other| scratch.join(other).join("run"))
+                .map(|(other, _)| scratch.join(other).join("run"))
                 .collect(),
             places,
             attached_host: uuid::Uuid::new_v4(),

@@ -1,6 +1,6 @@
 //! What kube-proxy does for the Service `-rw`: an address that leads to the endpoint in its EndpointSlice.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -11,13 +11,16 @@ use kube::{Api, Client};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::places;
-
 /// The address behind the Service now.
 pub type Endpoint = watch::Receiver<Option<SocketAddr>>;
 
 /// Serves the Service's address until the runtime ends.
-pub async fn run(client: Client, namespace: &str, service: &str, port: u16) -> Result<Endpoint> {
+pub async fn run(
+    client: Client,
+    namespace: &str,
+    service: &str,
+    address: (Ipv4Addr, u16),
+) -> Result<Endpoint> {
     let slices: Api<EndpointSlice> = Api::namespaced(client, namespace);
     let of_service = format!("kubernetes.io/service-name={service}");
     let config = watcher::Config::default().labels(&of_service);
@@ -29,12 +32,11 @@ pub async fn run(client: Client, namespace: &str, service: &str, port: u16) -> R
             .boxed();
         while let Some(change) = changes.next().await {
             if let Ok(slice) = change {
-                said.send_replace(address(&slice));
+                said.send_replace(endpoint_of(&slice));
             }
         }
     });
-    let listen = SocketAddr::from((places::SERVICE, port));
-    let listener = TcpListener::bind(listen)
+    let listener = TcpListener::bind(address)
         .await
         .context("listen at the Service's address")?;
     let leads_to = Arc::new(endpoint.clone());
@@ -54,7 +56,7 @@ pub async fn run(client: Client, namespace: &str, service: &str, port: u16) -> R
     Ok(endpoint)
 }
 
-fn address(slice: &EndpointSlice) -> Option<SocketAddr> {
+fn endpoint_of(slice: &EndpointSlice) -> Option<SocketAddr> {
     let endpoint = slice.endpoints.first()?;
     let ready = endpoint
         .conditions

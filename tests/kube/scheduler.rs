@@ -1,4 +1,5 @@
-//! A scheduler for these pods: to the node that is asked for, and no two members of a cluster to one.
+//! A scheduler for these pods: to the node or into the zone that is asked for, and no two members of a
+//! cluster to one node.
 
 use std::collections::BTreeMap;
 
@@ -51,11 +52,13 @@ async fn bind(pods: &Api<Pod>, pod: &Pod) -> anyhow::Result<()> {
         .and_then(|spec| spec.node_selector.clone())
         .unwrap_or_default();
     let wanted = selector.get(HOSTNAME);
-    let node = places::NODES
-        .into_iter()
-        .filter(|node| wanted.is_none_or(|wanted| wanted == node))
-        .find(|node| !taken.iter().any(|taken| taken == node));
-    let Some(node) = node else { return Ok(()) };
+    // Nodes of a zone are for those alone that ask for it.
+    let zone = selector.get(places::ZONE).map(String::as_str);
+    let mut nodes = places::nodes()
+        .filter(|(node, _)| wanted.is_none_or(|wanted| wanted == node))
+        .filter(|(_, of)| *of == zone);
+    let node = nodes.find(|(node, _)| !taken.iter().any(|taken| taken == node));
+    let Some((node, _)) = node else { return Ok(()) };
     let binding: Binding = serde_json::from_value(json!({
         "metadata": { "name": name },
         "target": { "apiVersion": "v1", "kind": "Node", "name": node },

@@ -1,5 +1,6 @@
 //! Everything that a case finds: storage, API server, controller, nodes, one cluster that serves.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -8,7 +9,6 @@ use anyhow::{Context, Result, bail, ensure};
 use baton::clock;
 use baton::cluster::BatonCluster;
 use baton::drill::gap;
-use baton::drill::target::{Audit, Target};
 use baton::drill::verify;
 use baton::drill::writer::{self, Plan, Writer};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -16,7 +16,6 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use crate::api::ApiServer;
@@ -30,6 +29,7 @@ use crate::places;
 use crate::proxy;
 use crate::report::Outcome;
 use crate::scheduler;
+use crate::storage::{self, Storage};
 
 /// The cluster under test.
 pub const CLUSTER: &str = "main";
@@ -60,8 +60,8 @@ pub struct World {
     pub endpoint: proxy::Endpoint,
     /// The directory with PostgreSQL's programs.
     pub postgres: PathBuf,
-    storage: Target,
-    _target: Child,
+    /// Of the cluster under test.
+    pub storage: Storage,
     controller: Option<Child>,
     ledgers: u32,
 }
@@ -73,18 +73,19 @@ impl World {
         network().await?;
         let group = isolate::control_group()?;
         let mut nodes = Vec::new();
-        for name in places::NODES {
+        for (name, _) in places::nodes() {
             nodes.push(Node::make(&scratch, &group, name)?);
         }
-        let (target, storage) = storage(&scratch).await?;
+        let storage = storage(&scratch).await?;
         let api = ApiServer::start(options.kubeconfig.as_deref()).await?;
         manifests::apply(&api.client)
             .await
             .context("apply deploy/base")?;
         tokio::spawn(scheduler::run(api.client.clone(), api.namespace.clone()));
         let service = format!("{CLUSTER}-rw");
-        let endpoint = proxy::run(api.client.clone(), &api.namespace, &service, 5432).await?;
-        for node in &mut nodes {
+        let address = (places::SERVICE, 5432);
+        let endpoint = proxy::run(api.client.clone(), &api.namespace, &service, address).await?;
+        for node in nodes.iter_mut().take(places::NODES.len()) {
             node.start(&api).await?;
         }
         let mut world = Self {
@@ -94,7 +95,6 @@ impl World {
             endpoint,
             postgres: options.postgres.clone(),
             storage,
-            _target: target,
             controller: None,
             ledgers: 0,
         };
@@ -320,17 +320,21 @@ impl World {
         .await
     }
 
-    pub async fn audit(&self) -> Result<Audit> {
-        Ok(self.storage.audit().await?)
+    /// Writes through the Service while something happens to the cluster, and checks every row.
+    pub async fn under_writes<F>(&mut self, happen: F) -> Result<Outcome>
+    where
+        F: AsyncFnMut(&mut Self) -> Result<()>,
+    {
+        self.under_writes_at(places::SERVICE, happen).await
     }
 
-    /// Writes through the Service while something happens to the cluster, and checks every row.
-    pub async fn under_writes<F>(&mut self, mut happen: F) -> Result<Outcome>
+    /// The same through another Service.
+    pub async fn under_writes_at<F>(&mut self, service: Ipv4Addr, mut happen: F) -> Result<Outcome>
     where
         F: AsyncFnMut(&mut Self) -> Result<()>,
     {
         self.ledgers += 1;
-        let plan = self.plan();
+        let plan = self.plan(service);
         let writer = Writer::start(&plan, RETURNED)
             .await
             .context("begin to write")?;
@@ -358,10 +362,10 @@ impl World {
         })
     }
 
-    fn plan(&self) -> Plan {
+    fn plan(&self, service: Ipv4Addr) -> Plan {
         let mut server = tokio_postgres::Config::new();
         server
-            .host(places::SERVICE.to_string())
+            .host(service.to_string())
             .port(5432)
             .user("postgres")
             .dbname("postgres")
@@ -375,7 +379,8 @@ impl World {
     }
 }
 
-fn is_ready(pod: &Pod) -> bool {
+/// Whether the kubelet found it ready.
+pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod
         .status
         .as_ref()
@@ -386,7 +391,7 @@ fn is_ready(pod: &Pod) -> bool {
 
 /// The bridge, with this program's addresses.
 async fn network() -> Result<()> {
-    let (bridge, host, service) = (places::BRIDGE, places::HOST, places::SERVICE);
+    let (bridge, host) = (places::BRIDGE, places::HOST);
     // Named network namespaces are mounts: here they are this run's alone.
     std::fs::create_dir_all("/run/netns").context("make /run/netns")?;
     let none: Option<&str> = None;
@@ -401,74 +406,36 @@ async fn network() -> Result<()> {
     ip("link set lo up").await?;
     ip(&format!("link add {bridge} type bridge")).await?;
     ip(&format!("addr add {host}/24 dev {bridge}")).await?;
-    ip(&format!("addr add {service}/24 dev {bridge}")).await?;
+    for service in [places::SERVICE, places::ZONES_SERVICE] {
+        ip(&format!("addr add {service}/24 dev {bridge}")).await?;
+    }
     ip(&format!("link set {bridge} up")).await
 }
 
-/// The storage: Baton's own target, in this program's network.
-async fn storage(scratch: &Path) -> Result<(Child, Target)> {
-    let directory = scratch.join("storage");
+/// The storage of the cluster under test, with one namespace of somebody else and one that is blank.
+async fn storage(scratch: &Path) -> Result<Storage> {
+    let name = "storage";
+    let directory = storage::directory(scratch, name);
     std::fs::create_dir_all(&directory)?;
-    let socket = directory.join("control");
     let made = Command::new("mkfs.ext4")
         .args(["-q", "-L", "baton:0123456789"])
-        .arg(volume(&directory, FOREIGN))
+        .arg(storage::volume(&directory, FOREIGN))
         .arg("256M")
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()
         .await?;
     ensure!(made.success(), "mkfs.ext4 failed");
-    let mut child = Command::new(program())
-        .arg("target")
-        .args(["--listen", &places::storage().to_string()])
-        .arg("--namespace")
-        .arg(format!("{},size=1G", volume(&directory, 1).display()))
-        .arg("--namespace")
-        .arg(volume(&directory, FOREIGN))
-        .arg("--namespace")
-        .arg(format!("{},size=1G", volume(&directory, BLANK).display()))
-        .arg("--state")
-        .arg(directory.join("state"))
-        .arg("--control")
-        .arg(&socket)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(std::fs::File::create(scratch.join("logs/target.log"))?)
-        .kill_on_drop(true)
-        .spawn()
-        .context("start the storage")?;
-    let said = child.stdout.take().context("no output")?;
-    let line = tokio::io::BufReader::new(said).lines().next_line().await?;
-    line.context("the storage did not start: see target.log")?;
-    Ok((child, Target { socket }))
-}
-
-/// Behind a namespace of the storage.
-fn volume(directory: &Path, namespace: u32) -> PathBuf {
-    directory.join(format!("volume-{namespace}"))
+    let plan = storage::Plan {
+        name: name.to_owned(),
+        listen: places::storage(),
+        subsystem: nvme::target::DEFAULT_SUBSYSTEM.to_owned(),
+        namespaces: vec![Some("1G"), None, Some("1G")],
+    };
+    Storage::start(scratch, plan).await
 }
 
 impl World {
-    /// The file behind a namespace of the storage.
-    pub fn volume(&self, namespace: u32) -> PathBuf {
-        volume(&self.scratch.join("storage"), namespace)
-    }
-
-    /// What the storage says of a namespace.
-    pub async fn namespace(&self, number: u32) -> Result<Value> {
-        let mut stream = tokio::net::UnixStream::connect(&self.storage.socket).await?;
-        stream.write_all(b"{\"do\":\"status\"}\n").await?;
-        let answer = tokio::io::BufReader::new(stream)
-            .lines()
-            .next_line()
-            .await?;
-        let answer: Value = serde_json::from_str(&answer.context("no answer")?)?;
-        let mut all = answer["namespaces"].as_array().into_iter().flatten();
-        let found = all.find(|namespace| namespace["namespace_id"] == number);
-        found.cloned().context("no such namespace")
-    }
-
     /// Deletes a cluster as a user does, and waits until it is gone.
     pub async fn remove(&self, cluster: &str) -> Result<()> {
         let clusters = self.clusters();

@@ -48,9 +48,10 @@ fn replicas(cluster: &BatonCluster) -> Service {
     database(cluster, name, Some(("role", "replica")))
 }
 
+/// The primary, and with several sites the replicas too. A replica that is too far behind is not ready.
 fn readers(cluster: &BatonCluster) -> Service {
     let name = names::read_service(cluster.cluster());
-    database(cluster, name, Some((names::SERVING, "true")))
+    database(cluster, name, Some((names::READABLE, "true")))
 }
 
 fn database(cluster: &BatonCluster, name: String, label: Option<(&str, &str)>) -> Service {

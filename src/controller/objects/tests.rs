@@ -149,7 +149,7 @@ fn the_service_for_writers_has_no_selector() {
     assert_eq!(selector(write), None);
     assert_eq!(selector(members), Some(super::selector("main")));
     assert_eq!(selector(replicas).unwrap()["role"], "replica");
-    assert_eq!(selector(read).unwrap()[names::SERVING], "true");
+    assert_eq!(selector(read).unwrap()[names::READABLE], "true");
     let port = &write.spec.as_ref().unwrap().ports.as_ref().unwrap()[0];
     assert_eq!((port.port, port.name.as_deref()), (5433, Some("postgres")));
     assert_eq!(

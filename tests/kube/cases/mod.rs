@@ -7,6 +7,7 @@ mod moves;
 mod orders;
 mod refusals;
 mod rights;
+mod zones;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -55,6 +56,7 @@ pub const ALL: &[Case] = &[
     short("drill", |world| Box::pin(orders::drill(world))),
     short("pooler", |world| Box::pin(orders::pooler(world))),
     short("node-lost", |world| Box::pin(moves::node_lost(world))),
+    short("zones", |world| Box::pin(zones::zones(world))),
     short("rights", |world| Box::pin(rights::rights(world))),
     long("idle-requests", |world| {
         Box::pin(faults::idle_requests(world))

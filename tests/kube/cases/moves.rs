@@ -102,7 +102,7 @@ pub async fn node_lost(world: &mut World) -> Result<Outcome> {
         world.node_of(active)?.lose().await
     })
     .await?;
-    let audit = world.audit().await?;
+    let audit = world.storage.audit().await?;
     ensure!(!audit.fences.is_empty(), "nobody was fenced at the volume");
     let count = audit.fences.len();
     outcome

@@ -41,7 +41,7 @@ pub async fn foreign_volume(world: &mut World) -> Result<Outcome> {
         told.contains("label"),
         "it does not say what it found: {told:?}"
     );
-    let events = events(world, "foreign").await?;
+    let events = events(world, "foreign", "Warning").await?;
     ensure!(events.contains(&"OperatorNeeded".to_owned()), "{events:?}");
     world.remove("foreign").await?;
     let after = foreign(world).await?;
@@ -57,13 +57,13 @@ pub async fn foreign_volume(world: &mut World) -> Result<Outcome> {
 
 /// The volume's bytes as a digest, and who holds or is registered.
 async fn foreign(world: &World) -> Result<(String, Value, Value)> {
-    let file = world.volume(FOREIGN);
+    let file = world.storage.volume(FOREIGN);
     let digest = tokio::process::Command::new("sha256sum")
         .arg(&file)
         .output()
         .await?;
     ensure!(digest.status.success(), "sha256sum {}", file.display());
-    let namespace = world.namespace(FOREIGN).await?;
+    let namespace = world.storage.namespace(FOREIGN).await?;
     let report = &namespace["reservation"];
     let digest = String::from_utf8_lossy(&digest.stdout).into_owned();
     Ok((
@@ -97,7 +97,7 @@ pub async fn no_modules(world: &mut World) -> Result<Outcome> {
         })
         .await?;
     }
-    let events = events(world, "bare").await?;
+    let events = events(world, "bare", "Warning").await?;
     ensure!(events.contains(&"OperatorNeeded".to_owned()), "{events:?}");
     let leases: Api<Lease> = Api::namespaced(world.api.client.clone(), &world.api.namespace);
     let lease = leases.get_opt("bare-local").await?;
@@ -113,7 +113,7 @@ pub async fn no_modules(world: &mut World) -> Result<Outcome> {
 /// somebody has the kernel's device for himself the member is refused, and then nobody can have it.
 pub async fn attached(world: &mut World) -> Result<Outcome> {
     world.settled(SETTLED).await?;
-    let file = world.volume(BLANK);
+    let file = world.storage.volume(BLANK);
     let mut devices = Vec::new();
     for place in 0..places::NODES.len() {
         let backing = OpenOptions::new().read(true).write(true).open(&file)?;
@@ -155,7 +155,8 @@ pub async fn attached(world: &mut World) -> Result<Outcome> {
     for device in &devices {
         guarded(device.path()).await?;
     }
-    let registered = world.namespace(BLANK).await?["reservation"]["registrants"].to_string();
+    let registered =
+        world.storage.namespace(BLANK).await?["reservation"]["registrants"].to_string();
     for node in &world.nodes {
         let host = node.attached_host().to_string();
         ensure!(
@@ -282,15 +283,15 @@ async fn until_served_by(
     }
 }
 
-/// The reasons of a cluster's warnings.
-async fn events(world: &World, cluster: &str) -> Result<Vec<String>> {
+/// The reasons of a cluster's Events of one kind, `Warning` or `Normal`.
+pub async fn events(world: &World, cluster: &str, kind: &str) -> Result<Vec<String>> {
     let events: Api<Event> = Api::namespaced(world.api.client.clone(), &world.api.namespace);
     let uid = world.clusters().get(cluster).await?.uid();
     let found = events.list(&ListParams::default()).await?.items.into_iter();
     let about = found.filter(|event| {
         let regarding = event.regarding.as_ref();
         regarding.is_some_and(|regarding| regarding.uid == uid)
-            && event.type_.as_deref() == Some("Warning")
+            && event.type_.as_deref() == Some(kind)
     });
     Ok(about.filter_map(|event| event.reason).collect())
 }
