@@ -116,14 +116,20 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// 16 bits that tell one cluster's keys from another's on the same volume.
+/// 16 bits that tell the keys of one site of one cluster from all others' on the same volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ClusterTag(NonZeroU16);
 
 impl ClusterTag {
-    /// The tag of the cluster with this name: FNV-1a (64 bits) folded to 16 by exclusive or, and 1
-    /// where that gives 0. It is on disk in persistent registrations: it must never change.
+    /// The tag of this site of this cluster: that of both names with a zero byte, which no name has,
+    /// between them. So a site that is given another site's volume finds strangers there.
+    pub fn of_site(cluster: &str, site: &str) -> Self {
+        Self::of(&format!("{cluster}\0{site}"))
+    }
+
+    /// The tag of this name: FNV-1a (64 bits) folded to 16 by exclusive or, and 1 where that gives 0.
+    /// It is on disk in persistent registrations: it must never change.
     pub fn of(name: &str) -> Self {
         const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
         const PRIME: u64 = 0x0000_0100_0000_01b3;
@@ -407,6 +413,14 @@ mod tests {
         assert_eq!(ClusterTag::of("").number(), 0xf011);
         assert_eq!(ClusterTag::of("lab").number(), 0x7209);
         assert_ne!(ClusterTag::of("lab"), ClusterTag::of("bal"));
+        assert_ne!(
+            ClusterTag::of_site("lab", "a"),
+            ClusterTag::of_site("lab", "b")
+        );
+        assert_ne!(
+            ClusterTag::of_site("la", "ba"),
+            ClusterTag::of_site("lab", "a")
+        );
     }
 
     #[test]

@@ -116,7 +116,7 @@ impl Attachment {
         let former_writer = marks.stands();
         let further = settings.fencing.further();
         let watchdog = settings.fencing.watchdog.clone();
-        let cluster = ClusterTag::of(&settings.cluster);
+        let cluster = ClusterTag::of_site(&settings.cluster, &settings.site);
         let registrant = Registrant {
             host: volume.host_id,
             cluster,

@@ -75,6 +75,13 @@ impl Turn<'_> {
         if bootstrap != self.me() {
             return Next::Wait(Reason::WaitingForBootstrap { bootstrap });
         }
+        // Another cluster or site that is about to make its own database here, or has one.
+        if self
+            .mailbox()
+            .is_ok_and(|(mailbox, _)| !mailbox.foreign.is_empty())
+        {
+            return Next::Wait(Reason::ForeignRegistrants);
+        }
         self.acquire(Evidence::FirstStart, AbsenceEvidence::FirstStart)
     }
 

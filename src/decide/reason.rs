@@ -118,8 +118,10 @@ pub enum Reason {
         /// The bootstrap member.
         bootstrap: MemberId,
     },
-    /// A host that is not of this cluster holds, or a reservation of a type that is not ours.
+    /// A host that is not of this site holds, or a reservation of a type that is not ours.
     ForeignHolder,
+    /// No database ever was here, but hosts that are not of this site are registered.
+    ForeignRegistrants,
     /// The epochs are used up.
     EpochsExhausted,
 
@@ -243,6 +245,7 @@ impl Reason {
                 | Self::TakeoversExhausted { .. }
                 | Self::ReservationAbsent { .. }
                 | Self::ForeignHolder
+                | Self::ForeignRegistrants
                 | Self::EpochsExhausted
                 | Self::VolumeForeign
                 | Self::VolumeBlank
@@ -355,8 +358,13 @@ impl fmt::Display for Reason {
                 write!(f, "waiting for member {bootstrap} to make the database")
             }
             Self::ForeignHolder => f.write_str(
-                "the volume is reserved by another cluster or program: attach the right one, or \
-                 stop that program and release its reservation",
+                "the volume is reserved by another cluster, another site or another program: attach \
+                 the right one, or stop that program and release its reservation",
+            ),
+            Self::ForeignRegistrants => f.write_str(
+                "hosts of another cluster, another site or another program are registered at the \
+                 volume, so no database is made here: attach the right one, or remove their \
+                 registrations",
             ),
             Self::EpochsExhausted => f.write_str("no epoch is left: the cluster needs a new name"),
             Self::TakingOver { evidence, epoch } => {

@@ -72,6 +72,10 @@ impl Turn<'_> {
         if self.pending() {
             return Some(Next::Wait(Reason::Registering));
         }
+        // Not even a registration is left on somebody else's volume.
+        if matches!(mailbox.holder, Holder::Foreign(foreign) if foreign.host != host) {
+            return Some(Next::Wait(Reason::ForeignHolder));
+        }
         if let Some(wait) = self.backing_off() {
             return Some(wait);
         }

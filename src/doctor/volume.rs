@@ -53,7 +53,7 @@ async fn ask(subject: &Subject) -> anyhow::Result<(Identified, Option<Mailbox>)>
     options.command_deadline = WITHIN;
     let initiator = Initiator::connect(options).await?;
     let identified = initiator.identify().await?;
-    let cluster = ClusterTag::of(&subject.config.cluster);
+    let cluster = ClusterTag::of_site(&subject.config.cluster, &subject.config.site);
     let report = match identified.reservation_capabilities {
         0 => None,
         _ => Some(initiator.report().await?),

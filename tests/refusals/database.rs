@@ -138,8 +138,33 @@ const CASES: &[Case] = &[
             fs::remove_file(scene.path("shared/main.lease")).unwrap();
         },
         words: &[
-            "the volume is reserved by another cluster or program",
+            "the volume is reserved by another cluster, another site or another program",
             "release its reservation",
+        ],
+        untouched: true,
+    },
+    Case {
+        name: "the volume of another site of this cluster, still reserved",
+        arrange: |scene| {
+            set(&mut scene.member, "site", "north");
+            let host = uuid::Uuid::new_v4().to_string();
+            set(&mut scene.member, "volume.host_id", host);
+            fs::remove_file(scene.path("shared/main.lease")).unwrap();
+        },
+        words: &["the volume is reserved by another cluster, another site or another program"],
+        untouched: true,
+    },
+    Case {
+        name: "the volume of another site of this cluster, which nobody reserves",
+        arrange: |scene| {
+            set(&mut scene.member, "site", "north");
+            for beside in ["state.json", "shared/main.lease"] {
+                fs::remove_file(scene.path(beside)).unwrap();
+            }
+        },
+        words: &[
+            "the volume belongs to something else: its label is",
+            "attach the right volume",
         ],
         untouched: true,
     },

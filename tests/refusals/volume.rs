@@ -93,6 +93,24 @@ const CASES: &[Case] = &[
         words: &["belongs to cluster other", "correct lease.path"],
     },
     Case {
+        name: "blank, and another site's members are registered",
+        arrange: |scene| {
+            let mut first = beside(scene, "b", 2);
+            set(&mut first, "site", "north");
+            set(
+                &mut first,
+                "lease.path",
+                scene.path("north.lease").display().to_string(),
+            );
+            let process = waiting(scene, &mut first);
+            scene.kept.push(Box::new(process));
+        },
+        words: &[
+            "hosts of another cluster, another site or another program are registered",
+            "remove their registrations",
+        ],
+    },
+    Case {
         name: "a host identity that another node uses",
         arrange: |scene| {
             let mut first = beside(scene, "b", 2);

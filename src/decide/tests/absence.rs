@@ -79,6 +79,28 @@ fn only_the_bootstrap_member_makes_the_database() {
 }
 
 #[test]
+fn no_database_is_made_where_others_are_registered() {
+    let mut scene = Scene::new(1, 2);
+    scene.read_volume(None);
+    if let Seen::Known { value, at: _ } = &mut scene.seen.mailbox {
+        value.foreign.push(Foreign {
+            host: host(9),
+            key: 0xa1,
+            holder: false,
+        });
+    }
+    scene.read_lease(None);
+    scene.decide();
+    scene.seen.local.device = Device::Attached { made: 1 };
+    scene.end(Outcome::Done);
+    scene.end(Outcome::Done);
+    scene.pass(60_000);
+    assert_eq!(scene.reason(), &Reason::ForeignRegistrants);
+    assert!(scene.reason().needs_operator());
+    assert_eq!(scene.begun(), None);
+}
+
+#[test]
 fn absence_is_no_permission() {
     let mut scene = absent(Some((5, 1)));
     scene.pass(60_000);

@@ -8,7 +8,8 @@ mod standby;
 use std::collections::BTreeSet;
 
 use fencing::{
-    Beat, ClusterTag, Epoch, Holder, KeyFlags, Mailbox, MemberEntry, MemberId, Mono, ReservationKey,
+    Beat, ClusterTag, Epoch, Foreign, Holder, KeyFlags, Mailbox, MemberEntry, MemberId, Mono,
+    ReservationKey,
 };
 use nvme::{HostId, ReservationType};
 

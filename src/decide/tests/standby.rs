@@ -325,6 +325,27 @@ fn a_foreign_holder_is_left_alone() {
 }
 
 #[test]
+fn nothing_is_registered_where_another_site_holds() {
+    let mut scene = Scene::new(1, 2);
+    scene.read_volume(None);
+    let foreign = Foreign {
+        host: host(9),
+        key: 0xa1,
+        holder: true,
+    };
+    if let Seen::Known { value, at: _ } = &mut scene.seen.mailbox {
+        value.members.clear();
+        value.foreign = vec![foreign];
+        value.holder = Holder::Foreign(foreign);
+        value.reservation = Some(ReservationType::WriteExclusive);
+    }
+    scene.seen.local.device = Device::Attached { made: 1 };
+    scene.pass(10_000);
+    assert_eq!(scene.reason(), &Reason::ForeignHolder);
+    assert_eq!(scene.begun(), None);
+}
+
+#[test]
 fn a_former_owner_fences_nobody_before_its_own_writes_are_over() {
     let mut scene = Scene::standby();
     scene.memory.former_gone = Some(Mono::from_millis(scene.now));
