@@ -19,7 +19,10 @@ use super::access::Operator;
 use super::answer::{Refusal, done};
 use super::documents::{self, newest};
 use super::serve::Deadline;
+use crate::decide::zone::ZoneReason;
 use crate::decide::{Answer, Ask, Reason};
+
+mod sites;
 
 /// How long a switchover is waited for, as by `baton switchover`.
 const SWITCHOVER: Duration = Duration::from_secs(90);
@@ -42,10 +45,14 @@ struct Move {
     leader: Option<String>,
     #[serde(alias = "member")]
     candidate: Option<String>,
+    /// Not a member, but another site; no word of Patroni's.
+    site: Option<String>,
+    /// Also where acknowledged writes may be lost; for a failover to a site alone.
+    allow_data_loss: Option<bool>,
     scheduled_at: Option<Value>,
 }
 
-/// `POST /switchover`: from `leader` to `candidate`, or to whoever is ready.
+/// `POST /switchover`: from `leader` to `candidate`, or to whoever is ready; or to another `site`.
 pub(super) async fn switchover(
     _: Operator,
     State(office): State<Arc<Office>>,
@@ -56,11 +63,15 @@ pub(super) async fn switchover(
     if asked.leader.is_none() {
         return Err(bad("a switchover is from a leader: {\"leader\": \"a\"}"));
     }
+    if asked.allow_data_loss.is_some() {
+        return Err(bad("a switchover loses nothing: leave out allow_data_loss"));
+    }
     hand_over(&office, &deadline, asked).await
 }
 
 /// `POST /failover`: to `candidate`. It is a planned handover by the active, if there is one: where
-/// there is none, the standby takes over by itself, or says in its status why it does not.
+/// there is none, the standby takes over by itself, or says in its status why it does not. Or to a lost
+/// primary's `site`: that of this member.
 pub(super) async fn failover(
     _: Operator,
     State(office): State<Arc<Office>>,
@@ -68,8 +79,16 @@ pub(super) async fn failover(
     body: Bytes,
 ) -> Verb {
     let asked: Move = read(&body)?;
+    if let Some(site) = &asked.site {
+        return sites::fail_over(&office, &deadline, site, &asked).await;
+    }
     if asked.candidate.is_none() {
         return Err(bad("a failover is to a candidate: {\"candidate\": \"b\"}"));
+    }
+    if asked.allow_data_loss.is_some() {
+        return Err(bad(
+            "a failover within a site loses nothing: leave out allow_data_loss",
+        ));
     }
     hand_over(&office, &deadline, asked).await
 }
@@ -78,6 +97,8 @@ async fn hand_over(office: &Office, deadline: &Deadline, asked: Move) -> Verb {
     let Move {
         leader,
         candidate,
+        site,
+        allow_data_loss: _,
         scheduled_at,
     } = asked;
     if scheduled_at.is_some() {
@@ -95,6 +116,12 @@ async fn hand_over(office: &Office, deadline: &Deadline, asked: Move) -> Verb {
             Some(active) => format!("the leader is {active}"),
             None => "no leader is known".to_owned(),
         }));
+    }
+    if let Some(site) = site {
+        return match candidate {
+            Some(_) => Err(bad("a switchover is to a candidate or to a site, not both")),
+            None => sites::move_to(office, deadline, &site).await,
+        };
     }
     let config = office.desk.config();
     let to = match candidate {
@@ -244,7 +271,9 @@ fn refused(reason: &Reason) -> Refusal {
         Reason::NoReadyStandby
         | Reason::NotActive { .. }
         | Reason::AlreadyActive
-        | Reason::NoSuchMember => StatusCode::PRECONDITION_FAILED,
+        | Reason::NoSuchMember
+        | Reason::NoSuchSite
+        | Reason::Zone(ZoneReason::NotSafe(_)) => StatusCode::PRECONDITION_FAILED,
         Reason::NotNow { .. } => StatusCode::CONFLICT,
         // Failed, or a reason that no answer has today: nothing was promised.
         _ => StatusCode::SERVICE_UNAVAILABLE,
@@ -280,6 +309,7 @@ fn unavailable(why: String) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::zone::Unsafe;
 
     #[test]
     fn refusals_have_patroni_s_codes() {
@@ -287,6 +317,8 @@ mod tests {
             (Reason::NoReadyStandby, 412),
             (Reason::NotActive { active: None }, 412),
             (Reason::AlreadyActive, 412),
+            (Reason::NoSuchSite, 412),
+            (Reason::Zone(ZoneReason::NotSafe(Unsafe::PrimaryLives)), 412),
             (Reason::NotNow { ask: Ask::Pause }, 409),
             (Reason::LeaseUnreachable, 503),
             (Reason::HandoverFailed, 503),

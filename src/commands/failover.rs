@@ -91,7 +91,8 @@ fn warn(status: &Status, site: &str) {
     }
 }
 
-fn confirmed(site: &str) -> anyhow::Result<bool> {
+/// Asks at the terminal.
+pub(super) fn confirmed(site: &str) -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
         bail!("no terminal to ask at: say --yes if the loss is accepted");
     }

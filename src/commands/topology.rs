@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::reach::{Output, OutputArgs, Reach, print_json, print_table};
 use crate::control::Status;
-use crate::control::zone::{ServingAs, SiteStatus, ZoneStatus};
+use crate::control::zone::{ServingAs, SiteStatus, Verdict, ZoneStatus};
 use crate::postgres::replication::Progress;
 
 /// Show the sites: which has the primary, how far the others are, and whether a failover would be safe
@@ -74,11 +74,16 @@ fn print(status: &Status, zone: &ZoneStatus, all: &[Status]) {
 
 /// Whether a failover would be safe, in one sentence.
 pub(super) fn sentence(zone: &ZoneStatus) -> String {
-    let verdict = match zone.failover.safe {
+    judged(&zone.failover)
+}
+
+/// The same of a verdict.
+pub(super) fn judged(verdict: &Verdict) -> String {
+    let words = match verdict.safe {
         true => "A failover to another site now would lose nothing",
         false => "A failover to another site now would NOT be safe",
     };
-    format!("{verdict}: {}.", zone.failover.why)
+    format!("{words}: {}.", verdict.why)
 }
 
 fn row(site: &SiteStatus, status: &Status, zone: &ZoneStatus, all: &[Status]) -> [String; 7] {

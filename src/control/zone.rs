@@ -207,7 +207,7 @@ fn replayed_age(facts: &PostgresFacts, serving_as: ServingAs) -> Option<u64> {
 }
 
 /// Whether this site, and no other condition, could be promoted by what the record says.
-fn verdict(record: &ClusterRecord, zone: &ZoneConfig, site: &SiteName) -> Verdict {
+pub(crate) fn verdict(record: &ClusterRecord, zone: &ZoneConfig, site: &SiteName) -> Verdict {
     match record.promises(zone, site) {
         Ok(()) => Verdict {
             safe: true,
@@ -226,7 +226,8 @@ fn verdict(record: &ClusterRecord, zone: &ZoneConfig, site: &SiteName) -> Verdic
     }
 }
 
-fn cluster_verdict(record: Option<&ClusterRecord>, zone: &ZoneConfig) -> Verdict {
+/// Whether a failover to any site but the primary's would lose nothing, by what the record says.
+pub(crate) fn cluster_verdict(record: Option<&ClusterRecord>, zone: &ZoneConfig) -> Verdict {
     let Some(record) = record else {
         return Verdict {
             safe: false,

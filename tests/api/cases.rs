@@ -1,5 +1,9 @@
 //! What verbs ask the loop for, and the code that each answer becomes.
 
+use std::path::PathBuf;
+
+use baton::config::{self, Config};
+use baton::decide::zone::{SiteNumber, Synchronous, Unsafe, ZoneReason};
 use baton::decide::{Answer, Ask, Reason};
 use fencing::MemberId;
 
@@ -92,6 +96,21 @@ pub fn cases() -> Vec<Case> {
             200,
         ),
         ("POST", "/failover", leader, None, 400),
+        (
+            "POST",
+            "/switchover",
+            r#"{"leader": "a", "site": "west"}"#,
+            None,
+            412,
+        ),
+        ("POST", "/failover", r#"{"site": "local"}"#, None, 412),
+        (
+            "POST",
+            "/failover",
+            r#"{"candidate": "b", "allow_data_loss": true}"#,
+            None,
+            400,
+        ),
         ("POST", "/pause", "", Some((Ask::Pause, Answer::Done)), 200),
         (
             "POST",
@@ -164,5 +183,70 @@ pub fn cases() -> Vec<Case> {
             503,
         ),
         ("GET", "/switchover", "", None, 405),
+    ]
+}
+
+/// The member's site is `east`; `west` is the other.
+pub fn among_sites(config: &mut Config) {
+    config.site = "east".to_owned();
+    let site = |name: &str| config::Site {
+        name: name.to_owned(),
+        lease: format!("{name}.lease"),
+        hosts: vec!["127.0.0.1:1".parse().unwrap()],
+        failover: config::Failover::Allowed,
+    };
+    config.replication = Some(config::Replication {
+        record: "cluster".to_owned(),
+        synchronous: Synchronous::Preferred,
+        quorum: 1,
+        first_primary: "east".to_owned(),
+        user: "replicas".to_owned(),
+        password_file: PathBuf::from("/nowhere"),
+        sslmode: "prefer".to_owned(),
+        root_certificate: None,
+        slot_wal_max: "1GB".to_owned(),
+        max_lag: 1,
+        sites: vec![site("west"), site("east")],
+    });
+}
+
+/// The same of what is between sites.
+pub fn of_sites() -> Vec<Case> {
+    let to_west = r#"{"leader": "a", "site": "west"}"#;
+    let move_to = Ask::SwitchoverSite {
+        site: SiteNumber(1),
+    };
+    let take = |allow_data_loss| Ask::Failover { allow_data_loss };
+    let unsafe_now = refused(Reason::Zone(ZoneReason::NotSafe(Unsafe::PrimaryLives)));
+    let here = r#"{"site": "east"}"#;
+    let post = |path, body, asked, code| ("POST", path, body, asked, code);
+    let (switchover, failover) = ("/switchover", "/failover");
+    let lossy = r#"{"site": "east", "allow_data_loss": true}"#;
+    let both = r#"{"leader": "a", "site": "west", "candidate": "b"}"#;
+    let lossy_move = r#"{"leader": "a", "site": "west", "allow_data_loss": true}"#;
+    vec![
+        post(switchover, to_west, Some((move_to, Answer::Done)), 200),
+        post(
+            switchover,
+            to_west,
+            Some((move_to, refused(Reason::NoSuchSite))),
+            412,
+        ),
+        post(
+            switchover,
+            to_west,
+            Some((move_to, unsafe_now.clone())),
+            412,
+        ),
+        post(switchover, r#"{"leader": "b", "site": "west"}"#, None, 412),
+        post(switchover, r#"{"leader": "a", "site": "north"}"#, None, 412),
+        post(switchover, r#"{"site": "west"}"#, None, 400),
+        post(switchover, both, None, 400),
+        post(switchover, lossy_move, None, 400),
+        post(failover, here, Some((take(false), Answer::Done)), 200),
+        post(failover, here, Some((take(false), unsafe_now)), 412),
+        post(failover, lossy, Some((take(true), Answer::Done)), 200),
+        post(failover, r#"{"site": "west"}"#, None, 412),
+        post(failover, r#"{"site": "east", "candidate": "b"}"#, None, 400),
     ]
 }

@@ -2,7 +2,7 @@
 
 use baton::api::Api;
 use baton::clock;
-use baton::config;
+use baton::config::{self, Config};
 use baton::control::status::Facts;
 use baton::control::{Server, Status, Tally};
 use baton::decide::{Incarnation, Memory, Postgres, Reason, RoleName};
@@ -33,7 +33,13 @@ pub enum Door {
 
 impl Fake {
     pub async fn start(door: Door) -> Self {
-        let site = Site::new();
+        Self::start_as(door, |_| {}).await
+    }
+
+    /// With other settings.
+    pub async fn start_as(door: Door, change: impl FnOnce(&mut Config)) -> Self {
+        let mut site = Site::new();
+        change(&mut site.config);
         let tls = (door != Door::Plain).then(|| certificate(&site));
         let settings = config::Api {
             listen: "127.0.0.1:0".parse().unwrap(),

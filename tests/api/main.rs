@@ -188,8 +188,14 @@ async fn whoever_speaks_plain_text_to_tls_gets_nothing() {
 
 #[tokio::test]
 async fn verbs_go_to_the_loop_and_its_answer_has_patroni_s_code() {
-    let mut fake = Fake::start(Door::TlsWithToken).await;
-    for (method, path, body, expected, code) in cases() {
+    let fake = Fake::start(Door::TlsWithToken).await;
+    answered(fake, cases()).await;
+    let fake = Fake::start_as(Door::TlsWithToken, cases::among_sites).await;
+    answered(fake, cases::of_sites()).await;
+}
+
+async fn answered(mut fake: Fake, cases: Vec<cases::Case>) {
+    for (method, path, body, expected, code) in cases {
         fake.be(RoleName::Active);
         let client = fake.client();
         let asking = tokio::spawn(async move { client.with_token(method, path, body).await });

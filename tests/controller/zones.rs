@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use crate::world::World;
 
-/// Site east with a and b, site west with c and d.
 /// What makes a good specification a bad one.
 type Change = fn(&mut Value);
 
+/// Site east with a and b, site west with c and d.
 fn two_sites(spec: &mut Value) {
     let fields = spec.as_object_mut().unwrap();
     fields.remove("volume");

@@ -7,7 +7,9 @@
 
 mod drill;
 mod history;
+mod proxy;
 mod site;
+mod sites;
 mod status;
 mod verbs;
 
@@ -48,20 +50,42 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Show the members of a cluster, who is active, and what somebody should know
+    /// Show the sites and members of a cluster, who is active, and what somebody should know
     Status {
         /// The cluster
         cluster: String,
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Hand the database over to a standby and wait until it serves there
+    /// Hand the database over to a standby, or to another site, and wait until it serves there
     Switchover {
         /// The cluster
         cluster: String,
         /// The standby to hand over to; without it, one that is ready
         #[arg(long, value_name = "MEMBER")]
         to: Option<String>,
+        /// Move the primary to this site instead, with nothing lost
+        #[arg(long, value_name = "SITE", conflicts_with = "to")]
+        site: Option<String>,
+        /// How long to wait
+        #[arg(long, default_value = "90s", value_parser = patience)]
+        timeout: Duration,
+    },
+    /// Make another site the primary's, because the one that has it is lost
+    ///
+    /// Refused while that one shows any sign of life, and where acknowledged writes may be missing.
+    Failover {
+        /// The cluster
+        cluster: String,
+        /// The site that shall have the primary
+        #[arg(long, value_name = "SITE")]
+        site: String,
+        /// Also where acknowledged writes may be lost: shows why they may, and asks
+        #[arg(long)]
+        allow_data_loss: bool,
+        /// Do not ask again
+        #[arg(long, requires = "allow_data_loss")]
+        yes: bool,
         /// How long to wait
         #[arg(long, default_value = "90s", value_parser = patience)]
         timeout: Duration,
@@ -134,9 +158,29 @@ async fn act(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Resume { cluster } => verbs::pause(&site(&cluster), false).await,
         Verb::Switchover {
             cluster,
+            to: _,
+            site: Some(to),
+            timeout,
+        } => verbs::switchover_site(&site(&cluster), &to, timeout).await,
+        Verb::Switchover {
+            cluster,
             to,
+            site: None,
             timeout,
         } => verbs::switchover(&site(&cluster), to.as_deref(), timeout).await,
+        Verb::Failover {
+            cluster,
+            site: to,
+            allow_data_loss,
+            yes,
+            timeout,
+        } => {
+            let accepted = verbs::Accepted {
+                data_loss: allow_data_loss,
+                unasked: yes,
+            };
+            verbs::failover(&site(&cluster), &to, accepted, timeout).await
+        }
         Verb::Drill {
             cluster,
             timeout,

@@ -6,14 +6,19 @@ use serde_json::json;
 
 use super::super::reach::{Output, print_json, print_table};
 use super::site::{Seen, Site};
+use super::sites::Sites;
 use crate::controller::Record;
+
+/// What is shown of members.
+const HEAD: [&str; 7] = ["Member", "No", "Pod", "Node", "Role", "Serving", "Ready"];
 
 /// Shows the cluster; fails where nobody serves.
 pub async fn show(site: &Site, output: Output) -> anyhow::Result<ExitCode> {
     let seen = site.look().await?;
+    let sites = Sites::look(site, &seen).await;
     match output {
-        Output::Text => print(site, &seen),
-        Output::Json => print_json(&document(site, &seen))?,
+        Output::Text => print(site, &seen, sites.as_ref()),
+        Output::Json => print_json(&document(site, &seen, sites.as_ref()))?,
     }
     Ok(if seen.view.serves() {
         ExitCode::SUCCESS
@@ -22,7 +27,7 @@ pub async fn show(site: &Site, output: Output) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn document(site: &Site, seen: &Seen) -> serde_json::Value {
+fn document(site: &Site, seen: &Seen, sites: Option<&Sites>) -> serde_json::Value {
     let members = seen.all.members().map(|(site, member)| {
         let pod = member.pod.as_ref();
         json!({
@@ -36,7 +41,7 @@ fn document(site: &Site, seen: &Seen) -> serde_json::Value {
             "ready": pod.is_some_and(|pod| pod.ready),
         })
     });
-    json!({
+    let mut document = json!({
         "cluster": site.cluster,
         "namespace": site.namespace,
         "active": seen.view.owner().map(|owner| &owner.name),
@@ -46,10 +51,15 @@ fn document(site: &Site, seen: &Seen) -> serde_json::Value {
         "paused": seen.paused(),
         "members": members.collect::<Vec<_>>(),
         "status": seen.cluster.status,
-    })
+    });
+    if let Some(sites) = sites {
+        document["primary_site"] = json!(seen.view.name);
+        document["replication"] = sites.document();
+    }
+    document
 }
 
-fn print(site: &Site, seen: &Seen) {
+fn print(site: &Site, seen: &Seen, sites: Option<&Sites>) {
     let active = seen
         .view
         .owner()
@@ -66,12 +76,36 @@ fn print(site: &Site, seen: &Seen) {
         namespace, cluster, ..
     } = site;
     println!("Cluster {namespace}/{cluster}: active {active}, epoch {epoch}{paused}");
-    if seen.all.sites.len() > 1 {
-        println!("The primary is at site {}", seen.view.name);
+    let members = seen.all.members();
+    match sites {
+        None => {
+            let rows: Vec<_> = members.map(|(_, member)| row(member)).collect();
+            print_table(HEAD, &rows);
+        }
+        Some(sites) => {
+            println!("The primary is at site {}", seen.view.name);
+            sites.print();
+            let rows: Vec<_> = members
+                .map(|(site, member)| {
+                    let [member, rest @ ..] = row(member);
+                    let [no, pod, node, role, serving, ready] = rest;
+                    [
+                        site.name.clone(),
+                        member,
+                        no,
+                        pod,
+                        node,
+                        role,
+                        serving,
+                        ready,
+                    ]
+                })
+                .collect();
+            let [member, no, pod, node, role, serving, ready] = HEAD;
+            let head = ["Site", member, no, pod, node, role, serving, ready];
+            print_table(head, &rows);
+        }
     }
-    let rows: Vec<_> = seen.all.members().map(|(_, member)| row(member)).collect();
-    let head = ["Member", "No", "Pod", "Node", "Role", "Serving", "Ready"];
-    print_table(head, &rows);
     if let Record::Unreadable(why) = &seen.view.record {
         println!("WARNING the Lease cannot be understood: {why}");
     }

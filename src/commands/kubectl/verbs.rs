@@ -1,27 +1,18 @@
-//! `kubectl baton switchover`, `pause`, `resume`: asked of a member's HTTP API through the API server.
-//!
-//! The token goes in a header of Baton's own: the API server takes `Authorization` for itself and passes
-//! none on. It also does not check the pod's certificate, so the token is as safe as the way between API
-//! server and pod.
+//! `kubectl baton switchover`, `failover`, `pause`, `resume`: which member is asked for what.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use axum::http::{Request, header};
-use kube::client::Body;
-use serde_json::{Value, json};
-use tokio::time::timeout;
+use serde_json::json;
 
+use super::super::failover::confirmed;
+use super::proxy::post;
 use super::site::{Seen, Site};
-use crate::api::TOKEN_HEADER;
-use crate::cluster::names;
+use super::sites;
 
 /// How long `pause` and `resume` may take.
 const QUICK: Duration = Duration::from_secs(15);
-
-/// No answer of a member is nearly as long.
-const ANSWER_BYTES: usize = 1 << 16;
 
 /// Hands over, and waits until the new active has committed a write.
 pub async fn switchover(
@@ -50,6 +41,68 @@ pub async fn hand_over(
     post(site, seen, &owner.name, "switchover", &body, patience).await
 }
 
+/// Moves the primary to another site, with nothing lost, and waits until it accepts writes there.
+pub async fn switchover_site(
+    site: &Site,
+    to: &str,
+    patience: Duration,
+) -> anyhow::Result<ExitCode> {
+    let seen = site.look().await?;
+    known(&seen, to)?;
+    let owner = seen.view.owner().context("no member owns the volume")?;
+    let body = json!({"leader": owner.name, "site": to});
+    let said = post(site, &seen, &owner.name, "switchover", &body, patience).await?;
+    println!("{said}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is accepted of a failover to another site.
+#[derive(Clone, Copy)]
+pub struct Accepted {
+    /// That acknowledged writes may be lost.
+    pub data_loss: bool,
+    /// Without being asked again.
+    pub unasked: bool,
+}
+
+/// Makes another site the primary's, whose own is lost, and waits until it accepts writes.
+pub async fn failover(
+    site: &Site,
+    to: &str,
+    accepted: Accepted,
+    patience: Duration,
+) -> anyhow::Result<ExitCode> {
+    let seen = site.look().await?;
+    known(&seen, to)?;
+    let view = seen.all.sites.iter().find(|view| view.name == to);
+    let owner = view.and_then(|view| view.owner());
+    let owner = owner.with_context(|| format!("no member of site {to} owns its volume"))?;
+    if accepted.data_loss {
+        let verdict = sites::verdict_on(&seen, to);
+        match verdict.safe {
+            true => eprintln!("By the record nothing would be lost: {}.", verdict.why),
+            false => eprintln!("Acknowledged writes may be lost: {}.", verdict.why),
+        }
+        if !accepted.unasked && !confirmed(to)? {
+            bail!("not confirmed: nothing was changed");
+        }
+    }
+    let body = json!({"site": to, "allow_data_loss": accepted.data_loss});
+    let said = post(site, &seen, &owner.name, "failover", &body, patience).await?;
+    println!("{said}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn known(seen: &Seen, to: &str) -> anyhow::Result<()> {
+    let names: Vec<_> = seen.all.sites.iter().map(|site| &*site.name).collect();
+    match (seen.cluster.has_several_sites(), names.contains(&to)) {
+        (true, true) if seen.view.name == to => bail!("the primary is at site {to} already"),
+        (true, true) => Ok(()),
+        (true, false) => bail!("there is no site {to}; there are {}", names.join(", ")),
+        (false, _) => bail!("the cluster has one site"),
+    }
+}
+
 /// Pauses or resumes automatic take-over.
 pub async fn pause(site: &Site, on: bool) -> anyhow::Result<ExitCode> {
     let seen = site.look().await?;
@@ -59,53 +112,4 @@ pub async fn pause(site: &Site, on: bool) -> anyhow::Result<ExitCode> {
     let said = post(site, &seen, &owner.name, verb, &json!({}), QUICK).await?;
     println!("{said}");
     Ok(ExitCode::SUCCESS)
-}
-
-async fn post(
-    site: &Site,
-    seen: &Seen,
-    member: &str,
-    verb: &str,
-    body: &Value,
-    patience: Duration,
-) -> anyhow::Result<String> {
-    let token = site.token(&seen.cluster).await?;
-    let pod = names::pod(&site.cluster, member);
-    let (namespace, port) = (&site.namespace, names::API_PORT);
-    let path = format!("/api/v1/namespaces/{namespace}/pods/https:{pod}:{port}/proxy/{verb}");
-    let request = Request::post(path)
-        .header(TOKEN_HEADER, token)
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(Body::from(serde_json::to_vec(body)?))
-        .context("write the request")?;
-    let answered = async {
-        let answer = site.client.send(request).await?;
-        let code = answer.status();
-        let body = axum::body::Body::new(answer.into_body());
-        let body = axum::body::to_bytes(body, ANSWER_BYTES).await?;
-        anyhow::Ok((code, body))
-    };
-    let (code, answer) = timeout(patience, answered)
-        .await
-        .with_context(|| {
-            format!("no answer of {pod} within {patience:?}: it may still be under way, see status")
-        })?
-        .with_context(|| format!("ask {pod} through the API server"))?;
-    let said = told(&answer);
-    if !code.is_success() {
-        bail!("{pod} answers {code}: {said}");
-    }
-    Ok(said)
-}
-
-/// The sentence in an answer: a member's `message`, or its `error`, or an API server's `message`.
-fn told(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body).trim().to_owned();
-    let Ok(value) = serde_json::from_slice::<Value>(body) else {
-        return text;
-    };
-    let found = ["message", "error"]
-        .iter()
-        .find_map(|key| value[key].as_str());
-    found.map_or(text, str::to_owned)
 }

@@ -1,4 +1,4 @@
-//! `kubectl baton`: the program by another name, against an API server that answers just what is asked.
+//! An API server that answers just what is asked, and the plugin against it.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -17,10 +17,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-/// What was asked of the member through the API server: path, token, body.
-type Asked = Arc<Mutex<Vec<(String, Option<String>, Value)>>>;
+use crate::several;
 
-/// An API server with one cluster, whose member answers what it is told to.
+/// What was asked of members through the API server: pod and verb, token, body.
+pub type Asked = Arc<Mutex<Vec<(String, Option<String>, Value)>>>;
+
+/// An API server with one cluster of one site and one of two, whose members answer what they are told to.
 struct Api {
     asked: Asked,
     /// With token and TLS.
@@ -29,14 +31,14 @@ struct Api {
     answer: (StatusCode, Value),
 }
 
-struct Plugin {
+pub struct Plugin {
     folder: TempDir,
-    asked: Asked,
-    runtime: tokio::runtime::Runtime,
+    pub asked: Asked,
+    pub runtime: tokio::runtime::Runtime,
 }
 
 impl Plugin {
-    fn new(orders: bool, answer: (StatusCode, Value)) -> Self {
+    pub fn new(orders: bool, answer: (StatusCode, Value)) -> Self {
         let folder = TempDir::new().unwrap();
         symlink(
             env!("CARGO_BIN_EXE_baton"),
@@ -72,7 +74,7 @@ impl Plugin {
         }
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub fn run(&self, arguments: &[&str]) -> Output {
         let path: &Path = self.folder.path();
         Command::new(path.join("kubectl-baton"))
             .args(arguments)
@@ -96,24 +98,37 @@ async fn serve(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let prefix = "/api/v1/namespaces/db/pods/https:main-a:8008/proxy/";
-    if method == Method::POST && uri.path().starts_with(prefix) {
+    let of_a_pod = uri.path().strip_prefix("/api/v1/namespaces/db/pods/https:");
+    if let Some((pod, verb)) = of_a_pod.and_then(|rest| rest.split_once(":8008/proxy/")) {
+        if method == Method::GET {
+            return said_by(pod, api.orders);
+        }
         let token = headers
             .get("x-baton-token")
             .map(|token| token.to_str().unwrap().to_owned());
         let body = serde_json::from_slice(&body).unwrap();
-        let verb = uri.path()[prefix.len()..].to_owned();
-        api.asked.lock().unwrap().push((verb, token, body));
+        let asked = format!("{pod} {verb}");
+        api.asked.lock().unwrap().push((asked, token, body));
         let (code, answer) = &api.answer;
         return (*code, axum::Json(answer.clone())).into_response();
     }
-    match object(uri.path(), api.orders) {
+    let which = uri.query().unwrap_or_default();
+    let found = object(uri.path(), api.orders);
+    match several::object(uri.path(), which).or(found) {
         Some(object) => axum::Json(object).into_response(),
         None => {
             let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404,
                 "reason": "NotFound", "message": "not found", "metadata": {}});
             (StatusCode::NOT_FOUND, axum::Json(status)).into_response()
         }
+    }
+}
+
+/// How a member of the cluster of two sites sees it, where it can be reached.
+fn said_by(pod: &str, reached: bool) -> Response {
+    match several::status(pod).filter(|_| reached) {
+        Some(status) => axum::Json(status).into_response(),
+        None => (StatusCode::BAD_GATEWAY, "no route to host").into_response(),
     }
 }
 
@@ -157,88 +172,8 @@ fn object(path: &str, orders: bool) -> Option<Value> {
     }
 }
 
-fn said(output: &Output) -> String {
+/// All that was printed.
+pub fn said(output: &Output) -> String {
     let text = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
     String::from_utf8(text).unwrap()
-}
-
-#[test]
-fn status_and_history_come_from_the_kubernetes_api() {
-    let plugin = Plugin::new(false, (StatusCode::OK, Value::Null));
-    let output = plugin.run(&["status", "main", "-o", "json"]);
-    assert!(output.status.success(), "{}", said(&output));
-    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(
-        (&status["active"], &status["standby"]),
-        (&json!("a"), &json!("b"))
-    );
-    assert_eq!(
-        (&status["epoch"], &status["serving"]),
-        (&json!(7), &json!(true))
-    );
-    let text = said(&plugin.run(&["status", "main", "--namespace", "db"]));
-    assert!(
-        text.contains("Cluster db/main: active a, epoch 7"),
-        "{text}"
-    );
-    let text = said(&plugin.run(&["history", "main"]));
-    assert!(
-        text.contains("planned") && text.contains("2023-11-14"),
-        "{text}"
-    );
-    let absent = plugin.run(&["status", "other"]);
-    assert_eq!(absent.status.code(), Some(1));
-    assert!(said(&absent).contains("there is no BatonCluster other in namespace db"));
-}
-
-#[test]
-fn orders_go_to_the_active_with_its_token() {
-    let done = json!({"message": "Successfully switched over to \"b\""});
-    let plugin = Plugin::new(true, (StatusCode::OK, done));
-    let output = plugin.run(&["switchover", "main", "--to", "b"]);
-    assert!(output.status.success(), "{}", said(&output));
-    assert!(said(&output).contains("switched over to"));
-    assert!(plugin.run(&["pause", "main"]).status.success());
-    assert!(plugin.run(&["resume", "main"]).status.success());
-    let token = Some("of-the-member".to_owned());
-    let asked = plugin.asked.lock().unwrap().clone();
-    assert_eq!(
-        asked,
-        [
-            (
-                "switchover".to_owned(),
-                token.clone(),
-                json!({"leader": "a", "candidate": "b"})
-            ),
-            ("pause".to_owned(), token.clone(), json!({})),
-            ("resume".to_owned(), token, json!({})),
-        ]
-    );
-    drop(plugin.runtime);
-}
-
-#[test]
-fn a_refusal_is_told_in_the_member_s_words() {
-    let refused = json!({"error": "no standby is ready", "reason": "NoReadyStandby"});
-    let plugin = Plugin::new(true, (StatusCode::PRECONDITION_FAILED, refused));
-    let output = plugin.run(&["switchover", "main"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        said(&output).contains("no standby is ready"),
-        "{}",
-        said(&output)
-    );
-}
-
-#[test]
-fn without_a_token_nothing_is_asked_and_the_way_out_is_told() {
-    let plugin = Plugin::new(false, (StatusCode::OK, Value::Null));
-    let output = plugin.run(&["switchover", "main"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        said(&output).contains("set spec.api.tokenSecret"),
-        "{}",
-        said(&output)
-    );
-    assert!(plugin.asked.lock().unwrap().is_empty());
 }
