@@ -133,14 +133,27 @@ fn cannot(world: &World) -> Option<Outcome> {
 
 /// Gives the members a token, a certificate, and perhaps a pooler. Returns the cluster as it was.
 async fn take_orders(world: &mut World, pooler: Option<Value>) -> Result<Value> {
+    let plain = world.cluster(&world.postgres);
+    let mut cluster = plain.clone();
+    cluster["spec"]["api"] = door_for_orders(world, CLUSTER).await?;
+    if let Some(pooler) = pooler {
+        cluster["spec"]["pooler"] = pooler;
+    }
+    roll_out(world, &cluster).await?;
+    Ok(plain)
+}
+
+/// Makes a cluster's Secrets with token and certificate; its `spec.api` with them.
+pub async fn door_for_orders(world: &World, cluster: &str) -> Result<Value> {
+    let (orders, tls) = (format!("{cluster}-orders"), format!("{cluster}-tls"));
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
     let secrets = [
         json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "main-orders" },
+            "apiVersion": "v1", "kind": "Secret", "metadata": { "name": orders },
             "stringData": { "token": TOKEN, "password": pooler::PASSWORD },
         }),
         json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "main-tls" },
+            "apiVersion": "v1", "kind": "Secret", "metadata": { "name": tls },
             "type": "kubernetes.io/tls",
             "stringData": { "tls.crt": made.cert.pem(), "tls.key": made.signing_key.serialize_pem() },
         }),
@@ -151,17 +164,7 @@ async fn take_orders(world: &mut World, pooler: Option<Value>) -> Result<Value> 
         let apply = PatchParams::apply("baton-test").force();
         api.patch(name, &apply, &Patch::Apply(secret)).await?;
     }
-    let plain = world.cluster(&world.postgres);
-    let mut cluster = plain.clone();
-    cluster["spec"]["api"] = json!({
-        "tokenSecret": { "name": "main-orders", "key": "token" },
-        "tlsSecret": "main-tls",
-    });
-    if let Some(pooler) = pooler {
-        cluster["spec"]["pooler"] = pooler;
-    }
-    roll_out(world, &cluster).await?;
-    Ok(plain)
+    Ok(json!({ "tokenSecret": { "name": orders, "key": "token" }, "tlsSecret": tls }))
 }
 
 /// The cluster as the other cases have it.
@@ -199,7 +202,7 @@ async fn roll_out(world: &mut World, cluster: &Value) -> Result<()> {
 }
 
 /// `kubectl baton` as an administrator. What it printed.
-async fn plugin(world: &World, arguments: &[&str]) -> Result<String> {
+pub async fn plugin(world: &World, arguments: &[&str]) -> Result<String> {
     let folder = world.scratch.join("plugin");
     std::fs::create_dir_all(&folder)?;
     let kubeconfig = folder.join("kubeconfig");

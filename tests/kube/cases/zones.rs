@@ -1,5 +1,5 @@
 //! One cluster in two zones, each with a volume and members of its own: the primary's zone is lost, the
-//! other is promoted, the lost one comes back as a replica.
+//! other is promoted, the lost one comes back as a replica and is given the primary again.
 
 mod checks;
 mod place;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use baton::cluster::{BatonClusterStatus, Phase};
 
+use super::orders::plugin;
 use crate::places;
 use crate::report::Outcome;
 use crate::world::World;
@@ -55,6 +56,10 @@ pub async fn zones(world: &mut World) -> Result<Outcome> {
     );
     checks::led(world, &primary, &replica).await?;
     checks::healthy_again(world).await?;
+    if world.api.stand_in().is_some() {
+        let planned = give_back(world, &zones, &replica).await?;
+        outcome.notes.push(planned);
+    }
     checks::refused_nothing(world)?;
     outcome.notes.extend([
         format!(
@@ -80,6 +85,28 @@ async fn lose(world: &mut World, zones: &mut Zones, next: &str) -> Result<Outcom
     let outcome = world.under_writes_at(places::ZONES_SERVICE, happen).await?;
     ensure!(outcome.acknowledged > Some(0), "nothing was written");
     Ok(outcome)
+}
+
+/// As an operator does who wants the primary where it was. Only the stand-in reaches the pods of this test.
+async fn give_back(world: &mut World, zones: &Zones, to: &str) -> Result<String> {
+    let said = plugin(world, &["status", place::CLUSTER]).await?;
+    ensure!(
+        said.contains("now would lose nothing") && said.contains("| streaming"),
+        "status says {said}"
+    );
+    let address = places::pod_address(to);
+    let happen = async |world: &mut World| {
+        plugin(world, &["switchover", place::CLUSTER, "--site", "a"]).await?;
+        zones.leads_to(address).await
+    };
+    let moved = world.under_writes_at(places::ZONES_SERVICE, happen).await?;
+    zones.until(world, BACK, |status| well(status, "a")).await?;
+    let (gap, writes) = (moved.gap_ms, moved.acknowledged);
+    Ok(format!(
+        "kubectl baton switchover --site: gap {} ms, {} writes",
+        gap.unwrap_or_default(),
+        writes.unwrap_or_default()
+    ))
 }
 
 /// Both sites serve with a standby each, and commits wait for the other.

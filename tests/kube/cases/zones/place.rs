@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use baton::cluster::BatonClusterStatus;
 use serde_json::{Value, json};
 
+use super::super::orders::door_for_orders;
 use crate::places;
 use crate::proxy::{self, Endpoint};
 use crate::storage::{self, Storage};
@@ -52,7 +53,8 @@ impl Zones {
             let claim = claim(site);
             world.make_claim(&claim, "ReadWriteMany", "Block").await?;
         }
-        let cluster = cluster(world);
+        let mut cluster = cluster(world);
+        cluster["spec"]["api"] = door_for_orders(world, CLUSTER).await?;
         world.apply(&cluster).await.context("apply the cluster")?;
         Ok(Self { storages, endpoint })
     }
