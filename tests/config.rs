@@ -636,11 +636,70 @@ fn several_sites_load_and_survive_being_written_out() {
         ("a", 2, 1)
     );
     assert_eq!(config.replication.as_ref().unwrap().max_lag, 32 << 20);
-    let written = config.to_toml().unwrap();
-    assert_eq!(
-        Config::parse(Path::new("written.toml"), &written).unwrap(),
-        config
-    );
+    let seeded = Config::parse(Path::new("member.toml"), &with_backups()).unwrap();
+    let seed = seeded.replication.as_ref().unwrap().seed.as_ref().unwrap();
+    assert!(seed.fallback && seed.timeout == Duration::from_secs(2 * 3600));
+    assert!(!zone.archive && seeded.zone().unwrap().archive);
+    for config in [config, seeded] {
+        let written = config.to_toml().unwrap();
+        assert_eq!(
+            Config::parse(Path::new("written.toml"), &written).unwrap(),
+            config
+        );
+    }
+}
+
+/// The same with a backup tool and its archive.
+fn with_backups() -> String {
+    let archive = "restore_command = \"archive-get %f %p\", shared_buffers";
+    let text = with_sites().replacen("shared_buffers", archive, 1);
+    text + r#"
+[replication.seed]
+program = "/usr/bin/pgbackrest"
+arguments = ["--pg1-path={data_directory}", "restore"]
+timeout = "2h"
+"#
+}
+
+#[test]
+fn each_mistake_about_a_backup_tool_is_named() {
+    let good = with_backups();
+    assert_eq!(problems(&good), Vec::<String>::new());
+    for (from, to, expected) in [
+        (
+            "restore_command = \"archive-get %f %p\", ",
+            "",
+            "replication.seed: needs postgres.parameters.restore_command",
+        ),
+        (
+            "--pg1-path={data_directory}",
+            "--delta",
+            "replication.seed.arguments: nowhere say {data_directory}",
+        ),
+        (
+            "/usr/bin/pgbackrest",
+            "pgbackrest",
+            "replication.seed.program: pgbackrest must be an absolute path",
+        ),
+        (
+            "\"2h\"",
+            "\"0s\"",
+            "replication.seed.timeout: must be more than zero",
+        ),
+        (
+            "\"2h\"",
+            "\"13h\"",
+            "timings.seed: is 86400s, must be at least 2 × replication.seed.timeout = 93600s",
+        ),
+    ] {
+        let text = good.replacen(from, to, 1);
+        assert_ne!(text, good, "{from} is not there");
+        let found = problems(&text);
+        let [problem] = found.as_slice() else {
+            panic!("{to}: {found:#?}");
+        };
+        assert!(problem.contains(expected), "{problem}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod spec;
 mod status;
 
 pub use names::{FIELD_MANAGER, GROUP};
-pub use several::{ReplicationSpec, Site, SiteFailover, SiteSpec, SynchronousMode};
+pub use several::{ReplicationSpec, SeedSpec, Site, SiteFailover, SiteSpec, SynchronousMode};
 pub use spec::{
     ApiSpec, BatonCluster, BatonClusterSpec, ImagePullPolicy, MemberSpec, PoolerSpec, PostgresSpec,
     SecretKey, VolumeSpec, VolumeTemplate, VolumeTransport,

@@ -90,6 +90,28 @@ pub struct ReplicationSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 3, max = 16))]
     pub max_lag: Option<String>,
+    /// A program of the image that makes a site's database from a backup. It needs `restore_command` among
+    /// `spec.postgres.parameters`. Default: none, `pg_basebackup` copies the primary's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<SeedSpec>,
+}
+
+/// A backup tool. It runs as PostgreSQL does, without the container's environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SeedSpec {
+    /// The program, by its absolute path; no shell is between.
+    #[schemars(regex(pattern = "^/"), length(max = 256))]
+    pub program: String,
+    /// Its arguments, with `{data_directory}` for the directory that it has to fill. No secrets.
+    #[schemars(length(min = 1, max = 64))]
+    pub arguments: Vec<String>,
+    /// How long it may take, such as `2h`. Default `6h`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 16))]
+    pub timeout: Option<String>,
+    /// Whether `pg_basebackup` copies the primary's database where the program fails. Default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<bool>,
 }
 
 impl Default for ReplicationSpec {
@@ -101,6 +123,7 @@ impl Default for ReplicationSpec {
             password_secret: None,
             slot_wal_max: None,
             max_lag: None,
+            seed: None,
         }
     }
 }

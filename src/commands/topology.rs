@@ -153,13 +153,22 @@ fn short(copy: &Progress) -> String {
 
 /// How far a copy is, in a sentence.
 pub(super) fn copying_text(copy: &Progress) -> String {
-    let Progress { by, done, total } = copy;
+    let Progress {
+        by,
+        done,
+        total,
+        instead,
+    } = copy;
+    let why = instead.as_ref();
+    let why = why.map_or(String::new(), |why| {
+        format!(", for replication.seed failed: {why}")
+    });
     match percent(copy) {
         Some(percent) => {
             let (done, total) = (bytes(*done), bytes(*total));
-            format!("copying {done} of {total} ({percent} %) by {by}")
+            format!("copying {done} of {total} ({percent} %) by {by}{why}")
         }
-        None => format!("copying {} by {by}", bytes(*done)),
+        None => format!("copying {} by {by}{why}", bytes(*done)),
     }
 }
 
@@ -204,7 +213,12 @@ mod tests {
     fn a_copy_tells_how_far_it_is() {
         let by = CopiedBy::BaseBackup;
         let (done, total) = (6 << 29, 10 << 30);
-        let mut copy = Progress { by, done, total };
+        let mut copy = Progress {
+            by,
+            done,
+            total,
+            instead: None,
+        };
         let text = "copying 3.0 GB of 10.0 GB (30 %) by pg_basebackup";
         assert_eq!(copying_text(&copy), text);
         assert_eq!(short(&copy), "copying, 30 %");

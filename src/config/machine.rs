@@ -63,6 +63,10 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
         ),
     }
     fences(&config.fencing, &mut note);
+    let seed = config.replication.as_ref();
+    if let Some(command) = seed.and_then(|replication| replication.seed.as_ref()) {
+        runnable(&command.program, "replication.seed.program", &mut note);
+    }
     if let Some(volume) = config.volume()
         && let Err(text) = transport(volume)
     {
@@ -110,13 +114,17 @@ fn privileges(config: &Config, note: &mut impl FnMut(&str, String)) {
     }
 }
 
+fn runnable(program: &Path, setting: &str, note: &mut impl FnMut(&str, String)) {
+    if let Err(error) = access(program, AccessFlags::X_OK) {
+        let text = format!("cannot run {} ({})", program.display(), error.desc());
+        note(setting, text);
+    }
+}
+
 /// Whether the further fences have what they need here.
 fn fences(fencing: &Fencing, note: &mut impl FnMut(&str, String)) {
-    if let Some(FenceCommand { program, .. }) = &fencing.command
-        && let Err(error) = access(program, AccessFlags::X_OK)
-    {
-        let text = format!("cannot run {} ({})", program.display(), error.desc());
-        note("fencing.command.program", text);
+    if let Some(FenceCommand { program, .. }) = &fencing.command {
+        runnable(program, "fencing.command.program", note);
     }
     if let Some(FenceWatchdog { device, .. }) = &fencing.watchdog
         && let Err(error) = access(device, AccessFlags::W_OK)

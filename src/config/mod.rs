@@ -14,6 +14,7 @@ mod platform;
 mod read;
 mod reader;
 mod replication;
+mod seed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -31,6 +32,7 @@ pub(crate) use machine::SECRET_MIN_BYTES;
 pub use platform::{Kubernetes, Lease, Pooler};
 pub use reader::Problem;
 pub use replication::{Failover, Replication, Site};
+pub use seed::SeedCommand;
 
 use crate::decide::{self, Timings};
 

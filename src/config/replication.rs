@@ -9,6 +9,7 @@ use toml::Value;
 use super::platform::Lease;
 use super::read::{Absolute, Draft, Name};
 use super::reader::{Section, Setting, Within};
+use super::seed::{self, SeedCommand};
 use super::{Config, Endpoint};
 use crate::decide::zone::{SiteName, Synchronous, ZoneConfig};
 
@@ -56,6 +57,9 @@ pub struct Replication {
     /// How far a replica may be behind and still be shown to readers, in bytes.
     #[serde(serialize_with = "as_size")]
     pub max_lag: u64,
+    /// What makes this site's database, before a copy of the primary's is tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<SeedCommand>,
     /// All sites.
     pub sites: Vec<Site>,
 }
@@ -170,6 +174,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<Replication> {
     let root_certificate = section.optional("root_certificate", None::<Absolute>);
     let slot_wal_max = section.optional("slot_wal_max", Verbatim("4GB".to_owned()));
     let max_lag = section.optional("max_lag", Size(16 << 20));
+    let seed = section.optional_section("seed", seed::read);
     let sites = section.sections("sites", |section| {
         let name = section.required::<Name>("name", "\"a\"");
         let lease = section.required::<String>("lease", "\"/srv/baton/a.lease\"");
@@ -193,6 +198,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<Replication> {
         root_certificate: root_certificate?.map(|Absolute(path)| path),
         slot_wal_max: slot_wal_max?.0,
         max_lag: max_lag?.0,
+        seed: seed?,
         sites: sites?,
     })
 }
@@ -222,6 +228,9 @@ pub(super) fn contradictions(
             "replication.sslmode",
             format!("{:?} is none of {modes}", known.sslmode),
         );
+    }
+    if let Some(command) = &known.seed {
+        seed::contradictions(command, draft, note);
     }
     let parameters = draft.postgres.as_ref().map(|postgres| &postgres.parameters);
     for name in OURS {
@@ -314,6 +323,11 @@ impl Config {
             synchronous: replication.synchronous,
             quorum: replication.quorum,
             first: SiteName(replication.first_primary.clone()),
+            archive: self
+                .postgres
+                .parameters
+                .keys()
+                .any(seed::is_restore_command),
         })
     }
 }

@@ -145,6 +145,15 @@ impl DataDirectory {
         }))
     }
 
+    /// Whether it is the database system that is expected.
+    pub fn admit_system(&self, expected: u64) -> Result<(), DataDirectoryError> {
+        let found = self.control.system_identifier;
+        match expected == found {
+            true => Ok(()),
+            false => Err(DataDirectoryError::OtherSystem { expected, found }),
+        }
+    }
+
     /// Whether these programs may run it, as the database system that is expected (if known).
     pub fn admit(
         &self,
@@ -157,13 +166,7 @@ impl DataDirectory {
                 programs: programs_major,
             });
         }
-        let found = self.control.system_identifier;
-        match expected_system {
-            Some(expected) if expected != found => {
-                Err(DataDirectoryError::OtherSystem { expected, found })
-            }
-            Some(_) | None => Ok(()),
-        }
+        expected_system.map_or(Ok(()), |expected| self.admit_system(expected))
     }
 }
 

@@ -77,6 +77,7 @@ pub fn seeding<'a>(source: &'a Source, progress: &'a Shown) -> Seeding<'a> {
         system: None,
         connect: LONG,
         stall: LONG,
+        command: None,
         progress,
     }
 }

@@ -5,6 +5,7 @@
 mod handover;
 mod harness;
 mod line;
+mod restoring;
 mod returning;
 mod seeding;
 mod streaming;

@@ -102,6 +102,7 @@ impl World {
             synchronous,
             quorum,
             first: names[0].clone(),
+            archive: false,
         };
         let sites = names
             .iter()

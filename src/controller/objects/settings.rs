@@ -8,7 +8,9 @@ use serde::Serialize;
 
 use super::ObjectError;
 use super::pod::paths;
-use crate::cluster::{BatonCluster, MemberSpec, Site, SiteFailover, SynchronousMode, names};
+use crate::cluster::{
+    BatonCluster, MemberSpec, SeedSpec, Site, SiteFailover, SynchronousMode, names,
+};
 use crate::config::{Config, ConfigError};
 
 /// Bytes of one journal file. Two are kept, in memory that counts as the pod's.
@@ -118,6 +120,8 @@ struct Replication {
     slot_wal_max: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_lag: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<SeedSpec>,
     sites: Vec<ReplicationSite>,
 }
 
@@ -241,6 +245,7 @@ fn replication(cluster: &BatonCluster) -> Option<Replication> {
         password_file: paths::replication_password(),
         slot_wal_max: wanted.slot_wal_max,
         max_lag: wanted.max_lag,
+        seed: wanted.seed,
         sites: sites.collect(),
     })
 }

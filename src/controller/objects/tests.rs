@@ -305,6 +305,29 @@ fn members_of_several_sites_know_all_sites_and_only_their_own_peers() {
 }
 
 #[test]
+fn members_of_several_sites_know_what_restores_a_backup_and_need_its_archive() {
+    let seed = json!({"program": "/usr/bin/pgbackrest", "arguments": ["{data_directory}"], "timeout": "2h"});
+    let with = |parameters: Value| {
+        two_sites(|spec| {
+            spec["postgres"]["parameters"] = parameters;
+            spec["replication"] = json!({"synchronous": "off", "seed": seed});
+        })
+    };
+    let cluster = with(json!({"restore_command": "archive-get %f %p"}));
+    assert_eq!(check(&cluster), Vec::<String>::new());
+    let site = cluster.sites()[1];
+    let (number, member) = site.numbered()[0];
+    let file: toml::Table = member_toml(&site, number, member).unwrap().parse().unwrap();
+    let written: Value = file["replication"]["seed"].clone().try_into().unwrap();
+    assert_eq!(written, seed);
+    let said = check(&with(json!({})));
+    assert!(
+        said.len() == 1 && said[0].contains("restore_command"),
+        "{said:?}"
+    );
+}
+
+#[test]
 fn objects_of_several_sites() {
     let objects = applied(&two_sites(|_| ())).unwrap();
     let named = |kind: &str| -> Vec<_> {

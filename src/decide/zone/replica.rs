@@ -85,6 +85,7 @@ impl Judge<'_> {
                 Err(why) => self.go_on(record, receive, ZoneReason::NotSafe(why)),
             };
         }
+        self.note_gain();
         self.memory.reseed |= self.useless(record);
         if self.memory.reseed {
             return Move::Stop(ZoneReason::Seeding(record.primary.clone()));
@@ -218,6 +219,27 @@ impl Judge<'_> {
         }
     }
 
+    fn note_gain(&mut self) {
+        let Some(facts) = self.facts() else {
+            return;
+        };
+        let at = facts.flushed.lsn;
+        if self.memory.gained.is_none_or(|(known, _)| known != at) {
+            self.memory.gained = Some((at, self.now));
+        }
+    }
+
+    /// Since when this replica gets no further: as long as it does, by what it has or from an archive, it may yet
+    /// reach what the primary keeps. An archive may take its time.
+    fn stands_still(&self) -> bool {
+        let patience = match self.config.archive {
+            true => self.timings.start,
+            false => self.timings.site_detection,
+        };
+        let gained = self.memory.gained;
+        gained.is_some_and(|(_, since)| since.elapsed(patience, self.now))
+    }
+
     /// Whether the primary answers and this replica can never follow it from where it is.
     fn useless(&self, record: &ClusterRecord) -> bool {
         let (Some(facts), Seen::Known { value: probe, at }) = (self.facts(), &self.seen.probe)
@@ -226,7 +248,7 @@ impl Judge<'_> {
         };
         let patience = self.timings.site_detection;
         let settled = self.memory.since.elapsed(patience, self.now);
-        if facts.receiving || !settled || at.elapsed(patience, self.now) {
+        if facts.receiving || !settled || !self.stands_still() || at.elapsed(patience, self.now) {
             return false;
         }
         let gone = probe.slot.is_some_and(|slot| {

@@ -23,6 +23,9 @@ pub struct ZoneConfig {
     pub quorum: u8,
     /// The site that makes the database at the very first start.
     pub first: SiteName,
+    /// There is an archive from which a replica fetches what the primary does not keep any more.
+    #[serde(default)]
+    pub archive: bool,
 }
 
 /// A site in a request: the how-manieth of the configured ones by name, from 0.
@@ -298,6 +301,9 @@ pub struct ZoneMemory {
     pub wrote_over: Option<Option<LeaseVersion>>,
     /// Attempts to bring the data directory in line that failed since the last success.
     pub misaligned: u8,
+    /// How far this replica is, and since when it has not got any further.
+    #[serde(default)]
+    pub gained: Option<(Lsn, Mono)>,
     /// The data directory is of no use for following: a new base backup is needed.
     pub reseed: bool,
     /// Where the log of a primary ends that was stopped in order.

@@ -13,7 +13,7 @@ use crate::attachment::whole;
 use crate::decide::Outcome;
 use crate::decide::zone::{Data, SiteName};
 use crate::member::event::Changes;
-use crate::postgres::replication::{self, Rejoin, Seeding, Shown, Source};
+use crate::postgres::replication::{self, Rejoin, Seeding, Source};
 use crate::postgres::{ControlData, Instance};
 
 /// What the data directory is: beside it, on the volume.
@@ -132,7 +132,7 @@ impl Tools {
             label: &label(term),
             connect: CONNECT,
             stall: STALL,
-            progress: self.progress()?,
+            progress: &self.among()?.progress,
         };
         let rejoined = replication::rejoin(licence, instance, &by, &wanted).await;
         tracing::info!(rejoined = ?rejoined.map_err(whole)?, "the database follows the primary");
@@ -148,8 +148,7 @@ impl Tools {
         term: u64,
     ) -> Result<(), Failed> {
         let by = self.database.started_by().map_err(whole)?;
-        let progress = self.progress()?;
-        let seeding = seeding(source, progress);
+        let seeding = self.seeding(source)?;
         let copied = replication::reseed(licence, instance, &by, &seeding, &label(term)).await;
         tracing::info!(kept = ?copied.map_err(whole)?.old, "the database was copied anew");
         Ok(())
@@ -163,14 +162,21 @@ impl Tools {
         source: &Source,
     ) -> Result<ControlData, Failed> {
         let by = self.database.started_by().map_err(whole)?;
-        let progress = self.progress()?;
-        let seeding = seeding(source, progress);
+        let seeding = self.seeding(source)?;
         let copied = replication::basebackup(licence, instance, &by, &seeding).await;
         copied.map_err(whole)
     }
 
-    fn progress(&self) -> Result<&Shown, Failed> {
-        Ok(&self.among()?.progress)
+    fn seeding<'a>(&'a self, source: &'a Source) -> Result<Seeding<'a>, Failed> {
+        let sites = self.among()?;
+        Ok(Seeding {
+            source,
+            system: None,
+            connect: CONNECT,
+            stall: STALL,
+            command: sites.settings.seed.as_ref(),
+            progress: &sites.progress,
+        })
     }
 
     /// The record names this site: its data is the primary's, or is being promoted.
@@ -223,16 +229,6 @@ impl Tools {
             Ok(_) => volume(ended),
             Err(cause) => (Outcome::Failed { cause }, ended.1.into()),
         }
-    }
-}
-
-fn seeding<'a>(source: &'a Source, progress: &'a Shown) -> Seeding<'a> {
-    Seeding {
-        source,
-        system: None,
-        connect: CONNECT,
-        stall: STALL,
-        progress,
     }
 }
 

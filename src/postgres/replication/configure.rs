@@ -50,6 +50,21 @@ const FIXED: &[(&str, &str)] = &[
 /// In megabytes: what is written between a checkpoint and the next by a server that is not very busy.
 const KEEP: u64 = 256;
 
+/// What a backup tool leaves in `postgresql.auto.conf`. There it would win over the member's configuration, and of
+/// these some end a recovery, or lead to where the database was restored, which has another name by now.
+const OF_A_RESTORE: [&str; 10] = [
+    "restore_command",
+    "archive_cleanup_command",
+    "recovery_end_command",
+    "recovery_target",
+    "recovery_target_action",
+    "recovery_target_inclusive",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+];
+
 const AUTO_CONF: &str = "postgresql.auto.conf";
 const STANDBY_SIGNAL: &str = "standby.signal";
 const PASSFILE: &str = "replication.pgpass";
@@ -307,32 +322,44 @@ pub(super) fn signal_standby(instance: &Instance, directory: &Path) -> Result<()
     replace(&directory.join(STANDBY_SIGNAL), b"", 0o600, Some(instance))
 }
 
+/// Takes out of what a backup tool restored what it says of the recovery.
+pub(super) fn strip_restored(instance: &Instance, directory: &Path) -> Result<(), ConfigureError> {
+    let path = directory.join(AUTO_CONF);
+    strip(instance, &path, &OF_A_RESTORE).map(drop)
+}
+
 fn strip_auto_conf(instance: &Instance) -> Result<(), ConfigureError> {
     let path = instance.data_directory.join(AUTO_CONF);
-    let text = match fs::read(&path) {
+    if strip(instance, &path, &OWN)? {
+        tracing::warn!(file = %path.display(), "ALTER SYSTEM had set what is Baton's to set: taken out");
+    }
+    Ok(())
+}
+
+/// Takes these settings out of a file of PostgreSQL's; whether there were any.
+fn strip(instance: &Instance, path: &Path, names: &[&str]) -> Result<bool, ConfigureError> {
+    let text = match fs::read(path) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(step("reading", &path)(error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(step("reading", path)(error)),
     };
-    match without_own(&text) {
-        Some(stripped) => {
-            tracing::warn!(file = %path.display(), "ALTER SYSTEM had set what is Baton's to set: taken out");
-            replace(&path, &stripped, 0o600, Some(instance))
-        }
-        None => Ok(()),
+    match without(&text, names) {
+        Some(stripped) => replace(path, &stripped, 0o600, Some(instance)).map(|()| true),
+        None => Ok(false),
     }
 }
 
-/// The file without the lines that set what is Baton's; `None` if there are none. PostgreSQL writes the file,
+/// The file without the lines that set one of these; `None` if there are none. PostgreSQL writes the file,
 /// one setting per line, and no value contains a newline.
-fn without_own(text: &[u8]) -> Option<Vec<u8>> {
+fn without(text: &[u8], names: &[&str]) -> Option<Vec<u8>> {
     let is_own = |line: &&[u8]| {
         let line = line.trim_ascii_start();
         let end = line
             .iter()
             .position(|c| *c == b'=' || c.is_ascii_whitespace())
             .unwrap_or(line.len());
-        OWN.iter()
+        names
+            .iter()
             .any(|name| line[..end].eq_ignore_ascii_case(name.as_bytes()))
     };
     let lines = || text.split_inclusive(|c| *c == b'\n');
@@ -359,12 +386,14 @@ mod tests {
     #[test]
     fn only_what_is_batons_leaves_the_automatic_file() {
         let text = b"# head\nwork_mem = '8MB'\nPrimary_ConnInfo = 'host=evil'\nsynchronous_standby_names=''\nprimary_conninfo_x = 1\n";
-        let kept = without_own(text).unwrap();
+        let kept = without(text, &OWN).unwrap();
         assert_eq!(
             String::from_utf8(kept).unwrap(),
             "# head\nwork_mem = '8MB'\nprimary_conninfo_x = 1\n"
         );
-        assert_eq!(without_own(b"work_mem = '8MB'\n"), None);
+        assert_eq!(without(b"work_mem = '8MB'\n", &OWN), None);
+        let restored = b"restore_command = 'x'\nrecovery_target_time='y'\n";
+        assert_eq!(without(restored, &OF_A_RESTORE), Some(Vec::new()));
     }
 
     #[test]

@@ -10,6 +10,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fencing::Mono;
+
 use crate::clock;
 use crate::postgres::configuration::{self, ConfigurationError};
 use crate::postgres::process::{End, Postmaster, Spawn, SpawnError};
@@ -76,12 +78,31 @@ pub enum ProgramError {
         /// The end of what it said.
         said: String,
     },
-    /// It made no progress, and cannot be ended: a process hangs in the kernel, most likely on the volume.
+    /// It took too long and was ended.
+    #[error("{program} did not end within {limit:?} and was ended: {said}")]
+    Overdue {
+        /// The program.
+        program: &'static str,
+        /// How long it had.
+        limit: Duration,
+        /// The end of what it said.
+        said: String,
+    },
+    /// It was to be ended, and cannot be: a process hangs in the kernel, most likely on the volume.
     #[error("{program} hangs on the volume and cannot be ended")]
     Stuck {
         /// The program.
         program: &'static str,
     },
+}
+
+/// When a program is given up.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Patience {
+    /// When it has said nothing for so long.
+    Silence(Duration),
+    /// When it has not ended within this time. It may say nothing all the while.
+    InAll(Duration),
 }
 
 /// One run of a program.
@@ -91,8 +112,8 @@ pub(super) struct Program<'a> {
     pub name: &'static str,
     /// The program's file and its arguments. Everybody on the machine can read them: no secrets.
     pub command: Vec<String>,
-    /// For how long it may say nothing.
-    pub stall: Duration,
+    /// When it is given up.
+    pub patience: Patience,
 }
 
 impl Program<'_> {
@@ -102,7 +123,8 @@ impl Program<'_> {
         let path = self.log_path();
         let mut postmaster = self.spawn(&path).await?;
         let mut length = 0;
-        let mut last = clock::now();
+        let began = clock::now();
+        let mut last = began;
         loop {
             let end = postmaster.wait_within(LOOK_EVERY).await;
             let (now_length, said) = read_tail(&path).map_err(|error| self.log(&path, error))?;
@@ -113,11 +135,19 @@ impl Program<'_> {
             match end {
                 Some(End::Exited { code: 0 }) => return Ok(said),
                 Some(end) => return Err(self.failed(end, &said)),
-                None if last.elapsed(self.stall, clock::now()) => {
+                None if self.is_over(began, last) => {
                     return Err(self.give_up(&mut postmaster, &said).await);
                 }
                 None => {}
             }
+        }
+    }
+
+    fn is_over(&self, began: Mono, last: Mono) -> bool {
+        let now = clock::now();
+        match self.patience {
+            Patience::Silence(stall) => last.elapsed(stall, now),
+            Patience::InAll(limit) => began.elapsed(limit, now),
         }
     }
 
@@ -159,13 +189,20 @@ impl Program<'_> {
         let program = self.name;
         // An error can only mean that it is gone, which the wait tells.
         let _ = postmaster.kill();
-        match postmaster.wait_within(KILL).await {
-            Some(_end) => ProgramError::Stalled {
+        let ended = postmaster.wait_within(KILL).await;
+        let said = words(said);
+        match (ended, self.patience) {
+            (None, _) => ProgramError::Stuck { program },
+            (Some(_end), Patience::Silence(stall)) => ProgramError::Stalled {
                 program,
-                stall: self.stall,
-                said: words(said),
+                stall,
+                said,
             },
-            None => ProgramError::Stuck { program },
+            (Some(_end), Patience::InAll(limit)) => ProgramError::Overdue {
+                program,
+                limit,
+                said,
+            },
         }
     }
 

@@ -19,6 +19,8 @@ const LOG_EVERY: Duration = Duration::from_secs(60);
 pub enum CopiedBy {
     /// `pg_basebackup`.
     BaseBackup,
+    /// The program of `replication.seed`. What it has written is what the volume has less free.
+    BackupTool,
     /// `pg_rewind`: only what differs is copied.
     Rewind,
 }
@@ -27,6 +29,7 @@ impl fmt::Display for CopiedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::BaseBackup => "pg_basebackup",
+            Self::BackupTool => "replication.seed",
             Self::Rewind => "pg_rewind",
         })
     }
@@ -41,6 +44,9 @@ pub struct Progress {
     pub done: u64,
     /// Bytes in all, by the program's own estimate; 0 as long as nobody knows.
     pub total: u64,
+    /// Why not by the backup tool that is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instead: Option<String>,
 }
 
 /// Where the progress of a copy is shown; `None` while none is under way.
@@ -54,10 +60,15 @@ pub(super) struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    /// A copy begins.
-    pub fn start(shown: &'a Shown, by: CopiedBy) -> Self {
+    /// A copy begins; `instead`: see [`Progress`].
+    pub fn start(shown: &'a Shown, by: CopiedBy, instead: Option<String>) -> Self {
         let (done, total) = (0, 0);
-        let now = Progress { by, done, total };
+        let now = Progress {
+            by,
+            done,
+            total,
+            instead,
+        };
         shown.send_replace(Some(now.clone()));
         Self {
             shown,
@@ -101,10 +112,15 @@ mod tests {
     #[test]
     fn progress_is_shown_only_while_a_copy_runs() {
         let shown = Shown::new(None);
-        let mut meter = Meter::start(&shown, CopiedBy::BaseBackup);
+        let mut meter = Meter::start(&shown, CopiedBy::BaseBackup, None);
         let of = |done, total| {
             let by = CopiedBy::BaseBackup;
-            Some(Progress { by, done, total })
+            Some(Progress {
+                by,
+                done,
+                total,
+                instead: None,
+            })
         };
         assert_eq!(*shown.borrow(), of(0, 0));
         meter.read("1/4 kB (25%), 0/1 tablespace\nsomething else");

@@ -19,7 +19,7 @@ use super::diverged::{self, Diverged};
 use super::facts::{Position, Probe};
 use super::origin::{self, OriginError};
 use super::place::{self, PlaceError, REWINDING, on_thread};
-use super::program::{Program, ProgramError};
+use super::program::{Patience, Program, ProgramError};
 use super::progress::{CopiedBy, Meter, Shown};
 use super::replay::{ReplayError, replay_all};
 use super::source::{Serving, Source};
@@ -256,7 +256,7 @@ async fn recover(
         by,
         name: "postgres-single",
         command,
-        stall,
+        patience: Patience::Silence(stall),
     };
     program.run(|_| {}).await?;
     shut_down(instance)
@@ -313,7 +313,7 @@ impl Rewind<'_> {
     async fn run(&self, directory: &Path) -> Result<(), RejoinError> {
         // One syncfs afterwards instead of an fsync per file.
         let program = self.program(directory, &["--no-sync", "--progress"]);
-        let mut meter = Meter::start(self.wanted.progress, CopiedBy::Rewind);
+        let mut meter = Meter::start(self.wanted.progress, CopiedBy::Rewind, None);
         match program.run(|said| meter.read(said)).await {
             Ok(_said) => Ok(()),
             // It may have changed any file: this is no database any more.
@@ -343,7 +343,7 @@ impl Rewind<'_> {
             by: self.by,
             name: "pg_rewind",
             command,
-            stall: self.wanted.stall,
+            patience: Patience::Silence(self.wanted.stall),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Making a replica's database from another site's primary by `pg_basebackup`.
+//! Making a replica's database: by an operator's backup tool where one is configured, else, or where that fails,
+//! from another site's primary by `pg_basebackup`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,9 +9,12 @@ use fencing::Licence;
 use super::configure::{self, ConfigureError};
 use super::origin::{self, OriginError};
 use super::place::{self, PlaceError, REWINDING, SEEDED, SEEDING, on_thread};
-use super::program::{Program, ProgramError};
+use super::program::{Patience, Program, ProgramError};
 use super::progress::{CopiedBy, Meter, Shown};
+use super::restore::{Past, Restore, RestoreError};
 use super::source::Source;
+use crate::attachment::whole;
+use crate::config::SeedCommand;
 use crate::postgres::configuration::{self, ConfigurationError};
 use crate::postgres::session::SessionError;
 use crate::postgres::{ControlData, Instance, ReadError, StartedBy};
@@ -30,6 +34,8 @@ pub struct Seeding<'a> {
     pub connect: Duration,
     /// Longest time without any progress, the primary's checkpoint at the beginning among it.
     pub stall: Duration,
+    /// What is tried first.
+    pub command: Option<&'a SeedCommand>,
     /// Where to tell how far it is.
     pub progress: &'a Shown,
 }
@@ -65,6 +71,9 @@ pub enum SeedError {
         /// How many are free.
         free: u64,
     },
+    /// The backup tool made nothing that can follow the primary.
+    #[error("no database can be had by replication.seed")]
+    Restore(#[from] RestoreError),
     /// `pg_basebackup` did not do its work.
     #[error("taking a base backup")]
     Program(#[from] ProgramError),
@@ -181,26 +190,61 @@ async fn fill(
         origin::connect(instance, source, seeding.system, seeding.connect).await?;
     origin::admit_slot(source, &probe)?;
     let size = origin::size(&remote, seeding.connect).await?;
+    let past = Past::of(&remote, probe, seeding.connect).await?;
     drop(remote);
     let directory = place::beside(instance, SEEDING);
-    let (ours, made) = (instance.clone(), directory.clone());
+    let (expected, mut instead) = (past.primary.system, None);
+    let free = make_room(instance, &directory, size).await?;
+    if let Some(command) = seeding.command {
+        let restore = Restore {
+            instance,
+            by,
+            seeding,
+            command,
+            directory: &directory,
+            past,
+            size,
+            free,
+        };
+        match restore.run().await {
+            Ok(control) => return Ok(control),
+            // To go on would hide that all it is configured with, the archive too, is another cluster's.
+            Err(error) if error.is_of_another_system() || !command.fallback => {
+                return Err(error.into());
+            }
+            Err(error) => instead = Some(whole(error)),
+        }
+        let why = &instead;
+        tracing::warn!(
+            why,
+            "replication.seed failed: pg_basebackup copies the primary's database instead"
+        );
+        make_room(instance, &directory, size).await?;
+    }
+    receive(instance, by, seeding, &directory, instead).await?;
+    configure::signal_standby(instance, &directory)?;
+    let control = ControlData::read(&directory)?;
+    let found = control.system_identifier;
+    if found != expected {
+        return Err(SeedError::OtherSystem { expected, found });
+    }
+    Ok(control)
+}
+
+/// An empty directory for the new database, in place of what an earlier attempt left; how many bytes are free then,
+/// of which it needs some.
+async fn make_room(instance: &Instance, directory: &Path, size: u64) -> Result<u64, SeedError> {
+    let (ours, made) = (instance.clone(), directory.to_owned());
     let free = on_thread("seed-prepare", move || {
         place::make_afresh(&ours, &made)?;
         place::free_bytes(&ours)
     })
     .await?;
     let needed = size + size / 20 + MARGIN;
-    if free < needed {
-        return Err(SeedError::NoSpace { needed, free });
+    match free < needed {
+        true => Err(SeedError::NoSpace { needed, free }),
+        false => Ok(free),
     }
-    receive(instance, by, seeding, &directory).await?;
-    configure::signal_standby(instance, &directory)?;
-    let control = ControlData::read(&directory)?;
-    let (expected, found) = (probe.system, control.system_identifier);
-    if found != expected {
-        return Err(SeedError::OtherSystem { expected, found });
-    }
-    Ok(control)
 }
 
 async fn receive(
@@ -208,6 +252,7 @@ async fn receive(
     by: &StartedBy<'_>,
     seeding: &Seeding<'_>,
     directory: &Path,
+    instead: Option<String>,
 ) -> Result<(), SeedError> {
     configuration::make_runtime_directory(instance)?;
     configure::give_passfile(instance, seeding.source)?;
@@ -233,9 +278,9 @@ async fn receive(
         by,
         name: "pg_basebackup",
         command,
-        stall: seeding.stall,
+        patience: Patience::Silence(seeding.stall),
     };
-    let mut meter = Meter::start(seeding.progress, CopiedBy::BaseBackup);
+    let mut meter = Meter::start(seeding.progress, CopiedBy::BaseBackup, instead);
     run.run(|said| meter.read(said)).await?;
     Ok(())
 }

@@ -101,6 +101,7 @@ impl Scene {
                 sites: names.iter().map(|name| (site(name), true)).collect(),
                 synchronous: Synchronous::Preferred,
                 quorum: 1,
+                archive: false,
                 first: site("a"),
             },
             timings: Timings::default(),

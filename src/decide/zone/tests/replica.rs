@@ -162,27 +162,53 @@ fn a_planned_move_waits_for_the_last_of_the_log() {
     );
 }
 
+/// Time goes by in which the primary answers and keeps nothing of what this replica needs next; at each look
+/// the replica has `gain` more.
+fn beyond(scene: &mut Scene, seconds: u64, gain: u64) -> Move {
+    let until = scene.now + Duration::from_secs(seconds);
+    loop {
+        scene.now = scene.now + Duration::from_millis(500);
+        scene.reread();
+        let slot = SlotFacts {
+            lost: false,
+            from: Some(Lsn(800)),
+            retained: 0,
+        };
+        scene.seen.probe = Seen::Known {
+            value: ProbeFacts {
+                site: site("a"),
+                system: 7,
+                in_recovery: false,
+                flushed: position(900),
+                slot: Some(slot),
+            },
+            at: scene.now,
+        };
+        if let Seen::Known { value, .. } = &mut scene.seen.postgres {
+            value.flushed.lsn.0 += gain;
+        }
+        let last = scene.judge();
+        if !matches!(last, Move::Wait(_)) || scene.now >= until {
+            return last;
+        }
+    }
+}
+
 #[test]
 fn a_replica_that_can_never_follow_is_made_anew() {
     let mut scene = silent(&["a", "b"], Sync::none(Degraded::NotYet));
-    scene.lease("2");
-    scene.now = scene.now + Duration::from_secs(20);
-    scene.reread();
-    scene.seen.probe = Seen::Known {
-        value: ProbeFacts {
-            site: site("a"),
-            system: 7,
-            in_recovery: false,
-            flushed: position(900),
-            slot: Some(SlotFacts {
-                lost: true,
-                from: None,
-                retained: 0,
-            }),
-        },
-        at: scene.now,
-    };
-    assert_eq!(scene.judge(), Move::Stop(ZoneReason::Seeding(site("a"))));
+    let anew = Move::Stop(ZoneReason::Seeding(site("a")));
+    let waits = |next| matches!(next, Move::Wait(_));
+    assert!(waits(beyond(&mut scene, 9, 0)));
+    // by what it had received, or from an archive
+    assert!(waits(beyond(&mut scene, 60, 1)));
+    assert!(waits(beyond(&mut scene, 9, 0)));
+    assert_eq!(beyond(&mut scene, 2, 0), anew);
     scene.postgres = Postgres::Stopped;
     assert_eq!(scene.judge(), Move::Align { reseed: true });
+
+    let mut scene = silent(&["a", "b"], Sync::none(Degraded::NotYet));
+    scene.config.archive = true;
+    assert!(waits(beyond(&mut scene, 290, 0)));
+    assert_eq!(beyond(&mut scene, 20, 0), anew);
 }
