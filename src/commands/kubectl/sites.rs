@@ -210,5 +210,7 @@ fn zone_of(cluster: &BatonCluster) -> ZoneConfig {
         },
         quorum: wanted.quorum,
         first,
+        // Of no concern to what is promised.
+        archive: false,
     }
 }
