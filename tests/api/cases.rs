@@ -206,6 +206,7 @@ pub fn among_sites(config: &mut Config) {
         root_certificate: None,
         slot_wal_max: "1GB".to_owned(),
         max_lag: 1,
+        seed: None,
         sites: vec![site("west"), site("east")],
     });
 }
