@@ -301,7 +301,8 @@ impl Agent {
         };
         info!(session = key, ?ended, "the session ended");
         match ended {
-            Ended::Bye => attachment.close().await,
+            // Closed before the member was told so.
+            Ended::Bye => {}
             Ended::Lost => clean_up(&attachment, &container, &timings).await,
         }
         writer.abort();

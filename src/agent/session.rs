@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
@@ -14,6 +15,9 @@ use super::records::{Records, Saved};
 use crate::attachment::{Attachment, Done, whole};
 use crate::clock;
 use crate::decide::Work;
+
+/// How long a member that has said goodbye may take to go away when it has its answer.
+const HEARD: Duration = Duration::from_secs(1);
 
 /// How a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +56,13 @@ impl Session {
                 ask = asks.recv() => match ask {
                     None => break Ended::Lost,
                     Some(Ask { id, what: What::Bye }) => {
+                        tasks.abort_all();
+                        // Whoever comes when the member has ended, as the volume's driver does, finds the
+                        // node as it was before.
+                        self.attachment.close().await;
                         self.answer(id, Answer::Heard);
+                        // The member hears it before its connection ends.
+                        let _gone = tokio::time::timeout(HEARD, asks.recv()).await;
                         break Ended::Bye;
                     }
                     Some(Ask { id: _, what: What::GiveUp { id } }) => self.give_up(running.remove(&id)),

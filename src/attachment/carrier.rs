@@ -51,6 +51,20 @@ impl Carrier {
         })
     }
 
+    /// Leaves the node as a storage driver knows it: with the kernel attached to the volume, by controllers
+    /// that carry nothing of the member that has ended. A driver that is asked to publish the volume to
+    /// the next pod may not look whether it is still connected.
+    pub async fn leave_attached(&self) {
+        let Self::Kernel(kernel) = self else { return };
+        if let Err(error) = kernel.attach().await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(
+                error,
+                "the volume is not attached any more: its driver must attach it"
+            );
+        }
+    }
+
     /// The kernel's ways to the volume, for people; empty with Baton's own initiator, whose errors say
     /// it themselves.
     pub fn paths(&self) -> String {

@@ -196,6 +196,9 @@ impl Attachment {
         let remains = self.remains.try_lock();
         if remains.is_ok_and(|remains| remains.is_empty()) {
             self.self_fence.disarm();
+            if self.settings.outlive.is_some() {
+                self.carrier.leave_attached().await;
+            }
         }
     }
 
