@@ -68,6 +68,48 @@ pub(super) fn require_nvme(node: &Node) -> Result<(), Refusal> {
     )))
 }
 
+/// A volume that was found at this pod's device before, whose controllers may have been made anew since.
+pub(super) fn again(node: &Node, found: Volume, spec: &VolumeSpec) -> Result<Volume, Refusal> {
+    let number = found.namespace_id;
+    require_number("found before", number, spec)?;
+    let subsystems = sysfs::subsystems(&node.sysfs).map_err(|error| later(whole(error)))?;
+    for subsystem in subsystems {
+        if subsystem.nqn == found.subsystem.as_str() {
+            let name = format!("namespace {number}");
+            require_alone(&subsystem, &name, |other| other.nsid == Some(number))?;
+        }
+    }
+    Ok(Volume {
+        identifier: super::resolve::identifier(spec)?.or(found.identifier),
+        require_persistence: spec.require_persistence,
+        ..found
+    })
+}
+
+/// The controllers of a subsystem lead to nothing but this volume.
+fn require_alone(
+    subsystem: &Subsystem,
+    name: &str,
+    is_it: impl Fn(&Disk) -> bool,
+) -> Result<(), Refusal> {
+    match subsystem.disks.iter().find(|disk| !is_it(disk)) {
+        None => Ok(()),
+        Some(other) => Err(refuse(format!(
+            "subsystem {} has other namespaces on this node ({}): its controllers cannot be made anew for {name} alone; make the cluster with volume.transport tcp",
+            subsystem.nqn, other.name
+        ))),
+    }
+}
+
+fn require_number(name: &str, number: u32, spec: &VolumeSpec) -> Result<(), Refusal> {
+    match spec.namespace_id.filter(|wanted| *wanted != number) {
+        None => Ok(()),
+        Some(wanted) => Err(refuse(format!(
+            "the claim's device {name} is namespace {number}, and volume.namespaceId is {wanted}: correct it, or leave it out"
+        ))),
+    }
+}
+
 fn of_kernel(sysfs: &Path, published: Published) -> Result<Attached, Refusal> {
     let subsystems = sysfs::subsystems(sysfs).map_err(|error| later(whole(error)))?;
     let (major, minor) = published.number;
@@ -90,13 +132,7 @@ impl Attached {
     /// For the kernel's initiator, whose controllers are made anew: they must serve no other namespace.
     pub fn for_kernel(&self, spec: &VolumeSpec) -> Result<Volume, Refusal> {
         let name = &self.disk.name;
-        let mut disks = self.subsystem.disks.iter();
-        if let Some(other) = disks.find(|other| other.name != *name) {
-            return Err(refuse(format!(
-                "subsystem {} has other namespaces on this node ({}): its controllers cannot be made anew for {name} alone; make the cluster with volume.transport tcp",
-                self.subsystem.nqn, other.name
-            )));
-        }
+        require_alone(&self.subsystem, name, |other| other.name == *name)?;
         self.volume(spec, Transport::Kernel)
     }
 
@@ -124,11 +160,7 @@ impl Attached {
             .disk
             .nsid
             .ok_or_else(|| refuse(format!("{name}: its namespace's number is not known")))?;
-        if let Some(wanted) = spec.namespace_id.filter(|wanted| *wanted != number) {
-            return Err(refuse(format!(
-                "the claim's device {name} is namespace {number}, and volume.namespaceId is {wanted}: correct it, or leave it out"
-            )));
-        }
+        require_number(name, number, spec)?;
         let known = self.disk.uuid.or(self.disk.nguid).map(Identifier::Long);
         let host_nqn = controller.host_nqn.as_deref().unwrap_or_default();
         Ok(Volume {

@@ -17,6 +17,7 @@ mod cleanup;
 mod client;
 mod complain;
 mod descriptor;
+mod found;
 mod identity;
 mod protocol;
 mod records;

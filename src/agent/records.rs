@@ -115,16 +115,7 @@ impl Records {
     /// # Errors
     /// It could not be written: the earlier one stands.
     pub fn save(&self, saved: &Saved) -> io::Result<()> {
-        let path = self.path(&saved.key);
-        let new = path.with_extension("new");
-        let mut file = fs::OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&new)?;
-        file.write_all(&serde_json::to_vec(saved)?)?;
-        fs::rename(new, path)
+        write_whole(&self.path(&saved.key), &serde_json::to_vec(saved)?)
     }
 
     /// The session has ended.
@@ -139,4 +130,17 @@ impl Records {
         self.directory
             .join(format!("{}.json", key.replace('/', "_")))
     }
+}
+
+/// Writes a file that is whole at any moment, for root alone.
+pub(super) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(content)?;
+    fs::rename(new, path)
 }

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::attached;
 use super::complain::Complaints;
+use super::found::FoundVolumes;
 use super::protocol::Hello;
 use super::refusal::{Refusal, later, parsed, refuse};
 use crate::attachment::whole;
@@ -71,6 +72,7 @@ pub struct Platform {
     node: Node,
     pods: Store<Pod>,
     complaints: Complaints,
+    found: FoundVolumes,
     _watch: JoinSet<()>,
 }
 
@@ -91,6 +93,7 @@ impl Platform {
         watch.spawn(stream);
         Self {
             complaints: Complaints::new(client.clone(), &node.name),
+            found: FoundVolumes::at(node.state.join("found")),
             client,
             node,
             pods,
@@ -140,7 +143,7 @@ impl Platform {
         let site = compare(&cluster, &pod, hello)?;
         self.admit_claim(&site, &pod).await?;
         let mount_point = self.node.members.join(&namespace).join(&name).join("data");
-        let (found, guard) = self.volume(site.volume, &uid.to_string())?;
+        let (found, guard) = self.volume(site.volume, uid)?;
         let runtime_dir = self.runtime_dir(&found);
         Ok(Resolved {
             key: format!("{namespace}/{name}"),
@@ -208,13 +211,13 @@ impl Platform {
     }
 
     /// The volume of the pod with this UID, and what guards it.
-    fn volume(&self, spec: &VolumeSpec, uid: &str) -> Result<(Volume, Option<File>), Refusal> {
-        let node = &self.node;
+    fn volume(&self, spec: &VolumeSpec, pod: Uuid) -> Result<(Volume, Option<File>), Refusal> {
+        let (node, uid) = (&self.node, &*pod.to_string());
         match (spec.transport, self.named(spec)?) {
             (VolumeTransport::Kernel, _) => {
                 attached::require_nvme(node)?;
                 // Whoever mounts it claims it.
-                Ok((attached::find(node, uid)?.for_kernel(spec)?, None))
+                Ok((self.of_kernel(spec, pod)?, None))
             }
             (VolumeTransport::Tcp, Some(named)) => {
                 let attached = attached::look(node, uid)?;
@@ -229,6 +232,23 @@ impl Platform {
                 Ok((attached.for_tcp(spec)?, Some(attached.guard()?)))
             }
         }
+    }
+
+    /// The volume of the kernel's device, as it was found when the pod was new; see [`FoundVolumes`].
+    fn of_kernel(&self, spec: &VolumeSpec, pod: Uuid) -> Result<Volume, Refusal> {
+        let known = self
+            .found
+            .of(pod)
+            .map_err(|error| later(format!("read what was found for pod {pod}: {error}")))?;
+        if let Some(known) = known {
+            return attached::again(&self.node, known, spec);
+        }
+        let found = attached::find(&self.node, &pod.to_string())?.for_kernel(spec)?;
+        let is_there = |other| self.pod(other).is_some();
+        self.found
+            .keep(pod, &found, is_there)
+            .map_err(|error| later(format!("write down what was found for pod {pod}: {error}")))?;
+        Ok(found)
     }
 
     /// The guard of a session that an earlier agent has opened.

@@ -121,3 +121,39 @@ fn a_kernel_with_two_identities_is_refused() {
     let refused = found.for_tcp(&spec(&json!({}))).unwrap_err();
     assert!(refused.why.contains("2 different hosts"), "{refused}");
 }
+
+#[test]
+fn what_was_found_of_a_pod_holds_when_its_device_was_made_anew() {
+    let root = node();
+    let at = root.path().to_owned();
+    let found = device(&root, (259, 2)).unwrap();
+    let found = found.for_tcp(&spec(&json!({}))).unwrap();
+    let node = Node {
+        name: "node-1".to_owned(),
+        host: found.host(),
+        members: at.clone(),
+        state: at.clone(),
+        // The pod's device is not looked at.
+        kubelet: at.join("none"),
+        control_groups: at.clone(),
+        bridges: at.clone(),
+        sysfs: at.clone(),
+    };
+    let refused = again(&node, found.clone(), &spec(&json!({}))).unwrap_err();
+    assert!(refused.why.contains("nvme0n1"), "{refused}");
+    let subsystem = at.join("class/nvme-subsystem/nvme-subsys0");
+    fs::remove_dir_all(subsystem.join("nvme0n1")).unwrap();
+    fs::rename(subsystem.join("nvme0n2"), subsystem.join("nvme0n3")).unwrap();
+    let volume = again(&node, found.clone(), &spec(&json!({}))).unwrap();
+    assert_eq!(volume, found);
+    let volatile = spec(&json!({"requirePersistence": false}));
+    let volume = again(&node, found.clone(), &volatile).unwrap();
+    assert!(!volume.require_persistence, "as the cluster says now");
+    let refused = again(&node, found.clone(), &spec(&json!({"namespaceId": 1}))).unwrap_err();
+    assert!(refused.why.contains("is namespace 2"), "{refused}");
+    fs::remove_dir_all(subsystem).unwrap();
+    assert!(
+        again(&node, found, &spec(&json!({}))).is_ok(),
+        "the session attaches it"
+    );
+}
