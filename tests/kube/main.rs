@@ -12,19 +12,15 @@
 
 mod api;
 mod cases;
-mod container;
 mod door;
 mod isolate;
-mod kubelet;
-mod manifests;
 mod node;
 mod options;
-mod places;
+#[path = "../platform/mod.rs"]
+mod platform;
 mod pooler;
-mod proxy;
 mod report;
 mod run;
-mod scheduler;
 mod storage;
 mod usage;
 mod world;
@@ -34,6 +30,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use options::{Mode, Program};
+use platform::{container, kubelet, manifests, network, places, proxy, scheduler};
 
 fn main() -> ExitCode {
     let done = match Program::parse().mode {

@@ -11,10 +11,10 @@ use nix::sys::stat::{major, minor};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
-use crate::api::ApiServer;
 use crate::container::program;
-use crate::kubelet::Kubelet;
+use crate::kubelet::{Driver, Kubelet};
 use crate::places::{self, NodePlaces};
+use crate::platform::api::ApiServer;
 
 /// Keeps the agent in a mount namespace of its own, which shares only this node's `/run/baton`.
 /// `$1`: other nodes' directories, to be left; the rest is the command.
@@ -86,6 +86,7 @@ impl Node {
             client: api.client.clone(),
             kubeconfig: api.kubeconfig()?,
             logs: self.logs.clone(),
+            driver: Box::new(Linked(self.places.clone())),
         };
         self.kubelet = Some(tokio::spawn(Arc::new(kubelet).run()));
         Ok(())
@@ -126,7 +127,7 @@ impl Node {
             .arg("--state")
             .arg(run.join("state"))
             .arg("--kubelet")
-            .arg(self.places.root.join("host/var/lib/kubelet"))
+            .arg(self.places.host_path("/var/lib/kubelet"))
             .arg("--sysfs")
             .arg(self.places.sysfs())
             .arg("--control-groups")
@@ -253,5 +254,26 @@ impl Node {
     /// The agent's process.
     pub fn agent_pid(&self) -> Option<u32> {
         self.agent.as_ref().and_then(Child::id)
+    }
+}
+
+/// Shows the devices that [`Node::attach`] has attached.
+struct Linked(NodePlaces);
+
+impl Driver for Linked {
+    fn publish(&self, claim: &str, pod: &str) -> Result<()> {
+        let device = self.0.devices().join(claim);
+        let plugin = format!("/var/lib/kubelet/pods/{pod}/volumeDevices/kubernetes.io~csi");
+        let plugin = self.0.host_path(&plugin);
+        let to = plugin.join(format!("pv-{claim}"));
+        if device.exists() && !to.exists() {
+            std::fs::create_dir_all(&plugin)?;
+            symlink(device, to)?;
+        }
+        Ok(())
+    }
+
+    fn withdraw(&self, _claim: &str, _pod: &str) -> Result<()> {
+        Ok(())
     }
 }

@@ -5,34 +5,28 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use baton::clock;
+use anyhow::{Context, Result, ensure};
 use baton::cluster::BatonCluster;
-use baton::drill::gap;
-use baton::drill::verify;
-use baton::drill::writer::{self, Plan, Writer};
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
-use crate::api::ApiServer;
-use crate::container::program;
+use crate::api;
 use crate::isolate;
-use crate::kubelet::{interface, ip};
 use crate::manifests;
+use crate::network::{interface, ip};
 use crate::node::Node;
 use crate::options::Options;
 use crate::places;
+use crate::platform::api::ApiServer;
+pub use crate::platform::cluster::{CLUSTER, is_ready};
+use crate::platform::{cluster, writes};
 use crate::proxy;
 use crate::report::Outcome;
 use crate::scheduler;
 use crate::storage::{self, Storage};
-
-/// The cluster under test.
-pub const CLUSTER: &str = "main";
 
 /// A namespace of the storage with a filesystem of somebody else.
 pub const FOREIGN: u32 = 2;
@@ -45,12 +39,6 @@ const SETTLED: Duration = Duration::from_secs(120);
 
 /// How long writes may take to return.
 const RETURNED: Duration = Duration::from_secs(60);
-
-/// Writes before a fault, and after their return.
-const AROUND: Duration = Duration::from_secs(2);
-
-/// How many connections write.
-const CONNECTIONS: u16 = 4;
 
 /// The whole.
 pub struct World {
@@ -77,7 +65,7 @@ impl World {
             nodes.push(Node::make(&scratch, &group, name)?);
         }
         let storage = storage(&scratch).await?;
-        let api = ApiServer::start(options.kubeconfig.as_deref()).await?;
+        let api = api::start(options.kubeconfig.as_deref()).await?;
         manifests::apply(&api.client)
             .await
             .context("apply deploy/base")?;
@@ -100,6 +88,7 @@ impl World {
         };
         world.start_controller().await?;
         world
+            .api
             .make_claim("main-data", "ReadWriteMany", "Block")
             .await?;
         let cluster = world.cluster(&world.postgres);
@@ -150,56 +139,12 @@ impl World {
     }
 
     pub fn pods(&self) -> Api<Pod> {
-        Api::namespaced(self.api.client.clone(), &self.api.namespace)
-    }
-
-    /// A claim that is bound, as the storage driver leaves it.
-    pub async fn make_claim(&self, name: &str, access: &str, mode: &str) -> Result<()> {
-        let claims: Api<PersistentVolumeClaim> =
-            Api::namespaced(self.api.client.clone(), &self.api.namespace);
-        let claim: PersistentVolumeClaim = serde_json::from_value(json!({
-            "metadata": { "name": name },
-            "spec": {
-                "accessModes": [access],
-                "volumeMode": mode,
-                "storageClassName": "test",
-                "volumeName": format!("pv-{name}"),
-                "resources": { "requests": { "storage": "1Gi" } },
-            },
-        }))?;
-        claims.create(&PostParams::default(), &claim).await?;
-        let bound = Patch::Merge(json!({ "status": { "phase": "Bound" } }));
-        claims
-            .patch_status(name, &PatchParams::default(), &bound)
-            .await?;
-        Ok(())
+        cluster::pods(&self.api)
     }
 
     pub async fn start_controller(&mut self) -> Result<()> {
-        let config = self.scratch.join("controller.kubeconfig");
-        let text = self
-            .api
-            .kubeconfig_of(places::SYSTEM, "baton-controller")
-            .await?;
-        std::fs::write(&config, text)?;
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.scratch.join("logs/controller.log"))?;
-        let child = Command::new(program())
-            .args([
-                "controller",
-                "--namespace",
-                places::SYSTEM,
-                "--identity",
-                "controller-1",
-            ])
-            .env("KUBECONFIG", config)
-            .stdin(Stdio::null())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .context("start the controller")?;
+        let logs = self.scratch.join("logs");
+        let child = cluster::controller(&self.api, &self.scratch, &logs).await?;
         self.controller = Some(child);
         Ok(())
     }
@@ -211,39 +156,9 @@ impl World {
         }
     }
 
-    /// The pods of the cluster by what they say of their role: the active's and the standby's names.
-    pub async fn roles(&self) -> Result<(Option<String>, Option<String>)> {
-        let of = ListParams::default().labels(&format!("baton.dev/cluster={CLUSTER}"));
-        let pods = self.pods().list(&of).await?;
-        let with = |role: &str| {
-            let mut found = pods.iter().filter(|pod| {
-                pod.metadata.deletion_timestamp.is_none()
-                    && pod
-                        .labels()
-                        .get("baton.dev/role")
-                        .is_some_and(|is| is == role)
-                    && is_ready(pod)
-            });
-            found.next().map(ResourceExt::name_any)
-        };
-        Ok((with("active"), with("standby")))
-    }
-
     /// Waits until one member serves and another could take over.
     pub async fn settled(&self, within: Duration) -> Result<(String, String)> {
-        let until = tokio::time::Instant::now() + within;
-        loop {
-            let roles = self.roles().await;
-            if let Ok((Some(active), Some(standby))) = &roles
-                && self.endpoint.borrow().is_some()
-            {
-                return Ok((active.clone(), standby.clone()));
-            }
-            if tokio::time::Instant::now() > until {
-                bail!("not settled within {within:?}: {roles:?}");
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        cluster::settled(&self.api, &self.endpoint, within).await
     }
 
     /// Waits until the Service leads to this pod.
@@ -256,25 +171,14 @@ impl World {
         Ok(())
     }
 
-    /// The site's Lease.
-    pub async fn lease(&self) -> Result<Lease> {
-        let leases: Api<Lease> = Api::namespaced(self.api.client.clone(), &self.api.namespace);
-        Ok(leases.get(&format!("{CLUSTER}-local")).await?)
-    }
-
     /// The epoch in the Lease.
     pub async fn epoch(&self) -> Result<i32> {
-        let lease = self.lease().await?;
-        lease
-            .spec
-            .and_then(|spec| spec.lease_transitions)
-            .context("no epoch in the Lease")
+        cluster::epoch(&self.api).await
     }
 
     /// Deletes a pod as `kubectl delete pod` does.
     pub async fn delete_pod(&self, name: &str) -> Result<()> {
-        self.pods().delete(name, &DeleteParams::default()).await?;
-        Ok(())
+        cluster::delete_pod(&self.api, name).await
     }
 
     pub fn node_of(&mut self, pod: &str) -> Result<&mut Node> {
@@ -334,59 +238,15 @@ impl World {
         F: AsyncFnMut(&mut Self) -> Result<()>,
     {
         self.ledgers += 1;
-        let plan = self.plan(service);
-        let writer = Writer::start(&plan, RETURNED)
-            .await
-            .context("begin to write")?;
-        tokio::time::sleep(AROUND).await;
-        let fault = clock::now();
-        happen(self).await?;
-        let returned = writer
-            .all_write(clock::now() + writer::ON_THE_WAY, RETURNED)
-            .await;
-        tokio::time::sleep(AROUND).await;
-        let written = writer.finish().await?;
-        ensure!(
-            returned,
-            "not every connection wrote again within {RETURNED:?}"
-        );
-        let rows = writer::rows(&plan, RETURNED).await?;
-        let verdict = verify::verify(&written.entries, &rows);
-        ensure!(verdict.holds(), "writes lost or doubled: {verdict:?}");
-        let gaps = gap::gaps(&written.entries, CONNECTIONS, fault, written.ended);
-        let length: Duration = gaps.longest.length();
+        let ledger = self.scratch.join(format!("ledger-{}", self.ledgers));
+        let written =
+            writes::around(service, ledger, RETURNED, async || happen(self).await).await?;
         Ok(Outcome {
-            gap_ms: Some(u64::try_from(length.as_millis())?),
-            acknowledged: Some(verdict.writes.acknowledged),
+            gap_ms: Some(written.gap_ms),
+            acknowledged: Some(written.acknowledged),
             ..Outcome::default()
         })
     }
-
-    fn plan(&self, service: Ipv4Addr) -> Plan {
-        let mut server = tokio_postgres::Config::new();
-        server
-            .host(service.to_string())
-            .port(5432)
-            .user("postgres")
-            .dbname("postgres")
-            .connect_timeout(Duration::from_secs(1));
-        Plan {
-            servers: vec![server],
-            connections: CONNECTIONS,
-            ledger: self.scratch.join(format!("ledger-{}", self.ledgers)),
-            insert_timeout: Duration::from_secs(5),
-        }
-    }
-}
-
-/// Whether the kubelet found it ready.
-pub fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref());
-    let mut conditions = conditions.into_iter().flatten();
-    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// The bridge, with this program's addresses.

@@ -21,7 +21,8 @@ use tokio::process::{Child, Command};
 
 use super::moves;
 use crate::container::{Mount, Plan, program};
-use crate::kubelet::{BY_HAND, ip};
+use crate::kubelet::BY_HAND;
+use crate::network::ip;
 use crate::places;
 use crate::report::Outcome;
 use crate::usage::{self, Usage};
@@ -187,7 +188,10 @@ struct Crowd {
 impl Crowd {
     async fn make(world: &mut World) -> Result<Self> {
         let (target, control) = target(&world.scratch).await?;
-        world.make_claim(CLAIM, "ReadWriteMany", "Block").await?;
+        world
+            .api
+            .make_claim(CLAIM, "ReadWriteMany", "Block")
+            .await?;
         let mut crowd = Self {
             control,
             members: Vec::new(),

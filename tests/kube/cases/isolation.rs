@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::container::{Mount, Plan};
-use crate::kubelet::ip;
+use crate::network::ip;
 use crate::places;
 use crate::report::Outcome;
 use crate::world::{CLUSTER, World};

@@ -138,7 +138,7 @@ pub async fn attached(world: &mut World) -> Result<Outcome> {
     let first = serves(world, "attached").await?;
     // The guards go with the agents; their successors take them before they resume a session.
     let processes = processes(world).await?;
-    for node in &mut world.nodes {
+    for node in world.nodes.iter_mut().take(places::NODES.len()) {
         node.kill_agent().await?;
         node.start_agent()?;
     }
@@ -157,7 +157,7 @@ pub async fn attached(world: &mut World) -> Result<Outcome> {
     }
     let registered =
         world.storage.namespace(BLANK).await?["reservation"]["registrants"].to_string();
-    for node in &world.nodes {
+    for node in world.nodes.iter().take(places::NODES.len()) {
         let host = node.attached_host().to_string();
         ensure!(
             registered.contains(&host),
@@ -165,7 +165,7 @@ pub async fn attached(world: &mut World) -> Result<Outcome> {
         );
     }
     world.remove("attached").await?;
-    for node in &world.nodes {
+    for node in world.nodes.iter().take(places::NODES.len()) {
         node.detach()?;
     }
     for device in devices {
@@ -216,7 +216,10 @@ fn exclusively(device: &Path) -> std::io::Result<File> {
 /// A cluster like the one under test, of members c and d, with another claim and other words on its volume.
 async fn make(world: &World, name: &str, more: &Value) -> Result<()> {
     let claim = format!("{name}-data");
-    world.make_claim(&claim, "ReadWriteMany", "Block").await?;
+    world
+        .api
+        .make_claim(&claim, "ReadWriteMany", "Block")
+        .await?;
     let mut cluster = world.cluster(&world.postgres);
     cluster["metadata"]["name"] = json!(name);
     cluster["spec"]["members"][0]["name"] = json!("c");

@@ -51,7 +51,10 @@ impl Zones {
         let endpoint = proxy::run(client, &world.api.namespace, &service, address).await?;
         for (site, _) in SITES {
             let claim = claim(site);
-            world.make_claim(&claim, "ReadWriteMany", "Block").await?;
+            world
+                .api
+                .make_claim(&claim, "ReadWriteMany", "Block")
+                .await?;
         }
         let mut cluster = cluster(world);
         cluster["spec"]["api"] = door_for_orders(world, CLUSTER).await?;

@@ -20,8 +20,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use crate::container::{self, Mount, Plan};
-use crate::places::{self, NodePlaces};
+use super::container::{self, Mount, Plan};
+use super::network::Network;
+use super::places::{self, NodePlaces};
 
 /// The label of pods whose container a case makes by itself.
 pub const BY_HAND: &str = "baton.dev/test-by-hand";
@@ -32,6 +33,15 @@ const PROBE: Duration = Duration::from_millis(200);
 /// Before an ended container is started again.
 const RESTART: Duration = Duration::from_millis(500);
 
+/// A node's storage driver, and what the kubelet itself does for a block volume.
+pub trait Driver: Send + Sync {
+    /// Shows the claim's device to the pod with this UID, as often as it is asked, where the node has one.
+    fn publish(&self, claim: &str, pod: &str) -> Result<()>;
+
+    /// Takes it away, after the pod's last process.
+    fn withdraw(&self, claim: &str, pod: &str) -> Result<()>;
+}
+
 /// One node's kubelet.
 pub struct Kubelet {
     pub node: String,
@@ -40,6 +50,7 @@ pub struct Kubelet {
     /// What members reach the API server with.
     pub kubeconfig: String,
     pub logs: PathBuf,
+    pub driver: Box<dyn Driver>,
 }
 
 impl Kubelet {
@@ -92,6 +103,7 @@ impl Kubelet {
         }
         // Before a successor of the same name can be there.
         drop(network);
+        self.withdraw(&pod);
         self.bury(&pod).await;
     }
 
@@ -207,7 +219,7 @@ impl Kubelet {
             let to = mount.mount_path.clone();
             mounts.push(self.mount(pod, volume, to, propagated, &directory).await?);
         }
-        self.publish_device(pod)?;
+        self.publish(pod)?;
         let environment = self.environment(pod, container, network)?;
         let command = container
             .command
@@ -232,24 +244,27 @@ impl Kubelet {
         })
     }
 
-    /// The pod's block device, where the node has one for its claim.
-    fn publish_device(&self, pod: &Pod) -> Result<()> {
-        let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
-        for volume in volumes.into_iter().flatten() {
-            let Some(claim) = &volume.persistent_volume_claim else {
-                continue;
-            };
-            let device = self.places.devices().join(&claim.claim_name);
-            let uid = pod.uid().unwrap_or_default();
-            let plugin = format!("/var/lib/kubelet/pods/{uid}/volumeDevices/kubernetes.io~csi");
-            let plugin = self.places.host_path(&plugin);
-            let to = plugin.join(format!("pv-{}", claim.claim_name));
-            if device.exists() && !to.exists() {
-                std::fs::create_dir_all(&plugin)?;
-                std::os::unix::fs::symlink(device, to)?;
-            }
+    /// Has the pod's claims published.
+    fn publish(&self, pod: &Pod) -> Result<()> {
+        let uid = pod.uid().unwrap_or_default();
+        for claim in claims(pod) {
+            let published = self.driver.publish(claim, &uid);
+            published.with_context(|| format!("publish claim {claim}"))?;
         }
         Ok(())
+    }
+
+    /// The end of [`Kubelet::publish`].
+    fn withdraw(&self, pod: &Pod) {
+        let (name, uid) = (pod.name_any(), pod.uid().unwrap_or_default());
+        for claim in claims(pod) {
+            if let Err(error) = self.driver.withdraw(claim, &uid) {
+                eprintln!(
+                    "kubelet of {}: pod {name}: withdraw claim {claim}: {error:#}",
+                    self.node
+                );
+            }
+        }
     }
 
     /// The variables of the container, those of the downward API among them.
@@ -288,7 +303,7 @@ impl Kubelet {
         std::fs::create_dir_all(&from)?;
         let namespace = pod.namespace().unwrap_or_default();
         let config =
-            crate::api::kubeconfig_of(&self.client, &self.kubeconfig, &namespace, &account);
+            super::api::kubeconfig_of(&self.client, &self.kubeconfig, &namespace, &account);
         std::fs::write(from.join("kubeconfig"), config.await?)?;
         Ok(Mount::ReadOnly {
             from,
@@ -362,6 +377,14 @@ impl Kubelet {
     }
 }
 
+fn claims(pod: &Pod) -> impl Iterator<Item = &str> {
+    let volumes = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.filter_map(|volume| Some(&*volume.persistent_volume_claim.as_ref()?.claim_name))
+}
+
 async fn until(moment: Option<tokio::time::Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
@@ -427,49 +450,4 @@ async fn answers(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Option<bool
     let mut head = [0; 12];
     stream.read_exact(&mut head).await.ok()?;
     Some(head.ends_with(b"200"))
-}
-
-/// A pod's network namespace, connected to the bridge; gone when it is dropped.
-struct Network {
-    name: String,
-    address: Ipv4Addr,
-}
-
-impl Network {
-    async fn make(pod: &str, address: Ipv4Addr) -> Result<Self> {
-        let name = pod.to_owned();
-        let end = interface(address);
-        let network = Self { name, address };
-        let (name, bridge) = (&network.name, places::BRIDGE);
-        let _former = ip(&format!("netns del {name}")).await;
-        let _former = ip(&format!("link del {end}")).await;
-        ip(&format!("netns add {name}")).await?;
-        ip(&format!(
-            "link add {end} type veth peer name eth0 netns {name}"
-        ))
-        .await?;
-        ip(&format!("link set {end} master {bridge} up")).await?;
-        ip(&format!("-n {name} link set lo up")).await?;
-        ip(&format!("-n {name} addr add {address}/24 dev eth0")).await?;
-        ip(&format!("-n {name} link set eth0 up")).await?;
-        Ok(network)
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        let _deleted = std::process::Command::new("ip")
-            .args(["netns", "del", &self.name])
-            .output();
-    }
-}
-
-/// The bridge's end of a pod's link.
-pub fn interface(address: Ipv4Addr) -> String {
-    format!("pod{}", address.octets()[3])
-}
-
-/// One command of iproute2.
-pub async fn ip(arguments: &str) -> Result<()> {
-    Ok(baton::lab::network::ip(arguments).await?)
 }

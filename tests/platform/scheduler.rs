@@ -10,7 +10,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
-use crate::places;
+use super::places;
 
 /// The label of the node's own name.
 const HOSTNAME: &str = "kubernetes.io/hostname";

@@ -82,6 +82,8 @@ pub struct NodePlaces {
     pub run: PathBuf,
     /// Its control group.
     pub group: PathBuf,
+    /// Below it lies what else of its root is written to.
+    pub host: PathBuf,
 }
 
 impl NodePlaces {
@@ -90,6 +92,7 @@ impl NodePlaces {
         Self {
             run: root.join("run"),
             group: group.join(node),
+            host: root.join("host"),
             root,
         }
     }
@@ -108,7 +111,7 @@ impl NodePlaces {
     pub fn host_path(&self, path: &str) -> PathBuf {
         match path.strip_prefix("/run/baton") {
             Some(below) => PathBuf::from(format!("{}{below}", self.run.display())),
-            None => self.root.join("host").join(path.trim_start_matches('/')),
+            None => self.host.join(path.trim_start_matches('/')),
         }
     }
 }

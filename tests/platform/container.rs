@@ -9,7 +9,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use tokio::process::{Child, Command};
 
-use crate::places;
+use super::places;
 
 /// What is bound from the machine, read-only: the "image".
 const IMAGE: [&str; 6] = ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/ssl"];
@@ -31,6 +31,7 @@ for place in IMAGE; do
 done
 mkdir -p "$root/proc" "$root/dev" "$root/run" "$root/etc" "$root/opt/baton"
 mount --bind /dev "$root/dev"
+mount -t tmpfs -o size=64m,mode=1777 shm "$root/dev/shm"
 echo "postgres:x:$user:$user::/:/bin/false" > "$root/etc/passwd"
 echo "postgres:x:$user:" > "$root/etc/group"
 cp "$root.hosts" "$root/etc/hosts"
