@@ -17,12 +17,15 @@ mod initramfs;
 mod isolate;
 mod keep;
 mod kernel;
+mod kubernetes;
 mod lease;
 mod machine;
 mod machines;
 mod network;
 mod nvmet;
 mod options;
+#[path = "../platform/mod.rs"]
+mod platform;
 mod qemu;
 mod qmp;
 mod report;
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Mode::Inside(options) => isolate::settle(&options).and_then(|()| run::run(&options)),
         Mode::Agent => agent::guest::serve(),
         Mode::Backend(commands) => backend::run(&commands),
+        Mode::Kubelet(arguments) => kubernetes::guest::kubelet(arguments),
         Mode::Follow => drill::follow::follow(),
         Mode::Ublk => ublk::run(),
     };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::backend::Commands;
+use crate::kubernetes::guest::Arguments;
 
 /// Runs Baton's cases between virtual machines. Use scripts/test-vm, which obtains a kernel.
 #[derive(Parser)]
@@ -27,6 +28,9 @@ pub enum Mode {
     /// In a machine: commands through Baton's kernel backend
     #[command(hide = true)]
     Backend(Commands),
+    /// In a machine: runs pods
+    #[command(hide = true)]
+    Kubelet(Arguments),
     /// In a machine: tells what the trace of the kernel's target tells
     #[command(hide = true)]
     Follow,

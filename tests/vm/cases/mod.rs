@@ -8,6 +8,7 @@ mod conformance;
 mod drills;
 mod kernel_backend;
 mod kernel_initiator;
+mod kubernetes;
 mod lease;
 mod machines;
 mod nvmet;
@@ -122,6 +123,12 @@ const CASES: &[Case] = &[
     drill("storage-replay", Form::Long),
     drill("target-restart", Form::Long),
     drill("kernel-panic", Form::Long),
+    Case {
+        name: "kubernetes",
+        form: Form::Long,
+        within: Duration::from_secs(1200),
+        run: |machines, _| Box::pin(kubernetes::pods(machines)),
+    },
 ];
 
 /// Those that the arguments ask for.

@@ -32,7 +32,14 @@ pub const DATA_DIRECTORY: &str = "pgdata";
 
 /// Emulation makes everything late: a member that is busy must not look dead. And a crashed owner is
 /// ready again the sooner the shorter the keep-alive is, which no measured gap waits for.
-const TIMINGS: &str = "keep_alive = \"3s\"\ndetection = \"4s\"\nsample_gap = \"2s\"\nisolation = \"5s\"\nlease_deadline = \"3s\"\nlease_age = \"4s\"";
+pub const TIMINGS: [(&str, &str); 6] = [
+    ("keep_alive", "3s"),
+    ("detection", "4s"),
+    ("sample_gap", "2s"),
+    ("isolation", "5s"),
+    ("lease_deadline", "3s"),
+    ("lease_age", "4s"),
+];
 
 /// One member.
 pub struct Member {
@@ -117,6 +124,10 @@ fn config(node: &Machine, site: &[&Machine]) -> String {
     let (host_nqn, host_id, lease) = (node.host_nqn(), node.host_id(), lease::DIRECTORY);
     let bin_dir = postgres_bin().unwrap_or_else(|_| PathBuf::from("/usr/lib/postgresql"));
     let bin_dir = bin_dir.display();
+    let timings: String = TIMINGS
+        .iter()
+        .map(|(name, value)| format!("{name} = \"{value}\"\n"))
+        .collect();
     let mut text = format!(
         r#"
 cluster = "vm"
@@ -147,8 +158,7 @@ socket_directory = "{DIRECTORY}/pg"
 hba = ["host all all 10.77.2.0/24 trust"]
 
 [timings]
-{TIMINGS}
-
+{timings}
 [journal]
 path = "{DIRECTORY}/journal.jsonl"
 

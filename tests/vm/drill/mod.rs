@@ -4,8 +4,8 @@
 mod audit;
 pub mod follow;
 mod member;
-mod trace;
-mod volume;
+pub mod trace;
+pub mod volume;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use baton::drill::timeline::Done;
 use baton::drill::wait::until;
 
 use self::member::Member;
+pub use self::member::TIMINGS;
 use self::trace::Trace;
 use crate::lease;
 use crate::machine::Machine;
