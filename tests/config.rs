@@ -762,6 +762,16 @@ fn each_mistake_among_the_sites_is_named() {
             "synchronous_standby_names = \"*\"",
             "postgres.parameters.synchronous_standby_names: between sites Baton sets it itself",
         ),
+        (
+            "shared_buffers = \"64MB\"",
+            "Recovery_Target_Time = \"2026-01-01\"",
+            "postgres.parameters.Recovery_Target_Time: between sites Baton sets it itself",
+        ),
+        (
+            "shared_buffers = \"64MB\"",
+            "max_slot_wal_keep_size = \"1GB\"",
+            "postgres.parameters.max_slot_wal_keep_size: set replication.slot_wal_max",
+        ),
     ];
     for (from, to, expected) in mistakes {
         let text = good.replacen(from, to, 1);

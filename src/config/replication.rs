@@ -12,6 +12,7 @@ use super::reader::{Section, Setting, Within};
 use super::seed::{self, SeedCommand};
 use super::{Config, Endpoint};
 use crate::decide::zone::{SiteName, Synchronous, ZoneConfig};
+use crate::postgres::replication::OWN;
 
 /// `sslmode` as libpq takes it.
 const SSL_MODES: [&str; 6] = [
@@ -21,14 +22,6 @@ const SSL_MODES: [&str; 6] = [
     "require",
     "verify-ca",
     "verify-full",
-];
-
-/// PostgreSQL settings that replication between sites rests on.
-const OURS: [&str; 4] = [
-    "synchronous_standby_names",
-    "primary_conninfo",
-    "primary_slot_name",
-    "recovery_target_timeline",
 ];
 
 /// `[replication]`: there are several sites.
@@ -232,11 +225,23 @@ pub(super) fn contradictions(
     if let Some(command) = &known.seed {
         seed::contradictions(command, draft, note);
     }
-    let parameters = draft.postgres.as_ref().map(|postgres| &postgres.parameters);
-    for name in OURS {
-        if parameters.is_some_and(|parameters| parameters.contains_key(name)) {
-            let text = "between sites Baton sets it itself; remove it".to_owned();
-            note(&format!("postgres.parameters.{name}"), text);
+    if let Some(postgres) = &draft.postgres {
+        parameters(&postgres.parameters, note);
+    }
+}
+
+/// PostgreSQL settings that replication between sites rests on.
+fn parameters(parameters: &BTreeMap<String, String>, note: &mut impl FnMut(&str, String)) {
+    let mut refuse = |name: &str, text: String| note(&format!("postgres.parameters.{name}"), text);
+    for name in parameters.keys() {
+        let plain = name.to_ascii_lowercase();
+        if plain == "max_slot_wal_keep_size" {
+            refuse(name, "set replication.slot_wal_max".to_owned());
+        } else if OWN.contains(&plain.as_str()) {
+            refuse(
+                name,
+                "between sites Baton sets it itself; remove it".to_owned(),
+            );
         }
     }
 }

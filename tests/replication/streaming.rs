@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use baton::postgres::StartError;
@@ -171,6 +173,86 @@ fn a_replica_is_never_started_as_a_primary() {
         let running = a.start(&primary("")).await;
         assert_eq!(running.facts().await.timeline, 2);
         running.stop().await;
+    });
+}
+
+#[test]
+fn a_replica_replays_beyond_the_target_of_an_old_restore() {
+    block_on(async {
+        let (a, b) = (Site::new("a"), Site::new("b"));
+        let at_a = a.found(&[&b]).await;
+        let client = a.client().await;
+        client.run("CREATE TABLE t (i int)").await;
+        client.run("INSERT INTO t VALUES (1)").await;
+        // As a restore leaves it: in both files on the volume, of which the base backup is a copy.
+        let target = client.value("SELECT clock_timestamp()::text").await;
+        let line = format!("recovery_target_time = '{target}'\nrecovery_min_apply_delay = '1h'\n");
+        for file in ["postgresql.conf", "postgresql.auto.conf"] {
+            let path = a.instance.data_directory.join(file);
+            let text = fs::read_to_string(&path).unwrap() + &line;
+            fs::write(&path, text).unwrap();
+        }
+        let at_b = b.join(&a).await;
+        for i in 2..=20 {
+            client.run(&format!("INSERT INTO t VALUES ({i})")).await;
+        }
+        let written = at_a.facts().await.flushed;
+        let replays = |facts: &replication::Facts| facts.replayed >= written;
+        at_b.until("it replays beyond the target", replays).await;
+        at_a.kill().await;
+        replication::stop_receiving(&b.instance, &at_b.session, &replication(), LONG)
+            .await
+            .unwrap();
+        at_b.session.promote(LONG).await.unwrap();
+        let count = "SELECT count(*)::text FROM t";
+        assert_eq!(b.client().await.value(count).await, "20");
+        at_b.stop().await;
+    });
+}
+
+#[test]
+fn a_restore_to_a_point_in_time_still_ends_there() {
+    block_on(async {
+        let a = Site::new("a");
+        postgres::initdb(&licence(), &a.instance).unwrap();
+        let running = a.start(&primary("")).await;
+        let client = a.client().await;
+        client.run("CREATE TABLE t (i int)").await;
+        running.stop().await;
+        let directory = &a.instance.data_directory;
+        let newer = a.instance.volume_root.join("newer");
+        let copy = |from: &Path, to: &Path| {
+            let mut command = Command::new("cp");
+            let done = command.arg("-a").arg("-T").args([from, to]).status();
+            assert!(done.unwrap().success());
+        };
+        copy(directory, &newer);
+        let running = a.start(&primary("")).await;
+        let client = a.client().await;
+        client.run("INSERT INTO t VALUES (1)").await;
+        let target = client.value("SELECT clock_timestamp()::text").await;
+        client.run("INSERT INTO t VALUES (2)").await;
+        running.stop().await;
+        copy(&directory.join("pg_wal"), &newer.join("pg_wal"));
+        fs::remove_dir_all(directory).unwrap();
+        fs::rename(&newer, directory).unwrap();
+        let restore = format!(
+            "restore_command = 'false'\nrecovery_target_time = '{target}'\nrecovery_target_action = 'promote'\n"
+        );
+        fs::write(directory.join("postgresql.auto.conf"), restore).unwrap();
+        fs::write(directory.join("recovery.signal"), "").unwrap();
+        let running = a.start(&primary("")).await;
+        let count = "SELECT count(*)::text FROM t";
+        running
+            .until("it is restored", |facts| !facts.in_recovery)
+            .await;
+        assert_eq!(a.client().await.value(count).await, "1");
+        // What stays in force of the restore until the next start is no obstacle to a change of names.
+        replication::set_names(&a.instance, &running.session, &replication(), "", LONG)
+            .await
+            .unwrap();
+        running.stop().await;
+        a.start(&primary("")).await.stop().await;
     });
 }
 

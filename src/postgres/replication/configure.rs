@@ -15,13 +15,36 @@ use super::timelines;
 use crate::postgres::{ControlData, DatabaseState, Instance, ReadError};
 
 /// The settings that are Baton's alone.
-pub(super) const OWN: [&str; 6] = [
+pub(crate) const OWN: [&str; 16] = [
     "synchronous_standby_names",
     "primary_conninfo",
     "primary_slot_name",
-    "recovery_target_timeline",
     "promote_trigger_file",
     "max_slot_wal_keep_size",
+    "hot_standby",
+    "wal_log_hints",
+    "recovery_min_apply_delay",
+    "recovery_target",
+    "recovery_target_action",
+    "recovery_target_inclusive",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_timeline",
+    "recovery_target_xid",
+];
+
+/// Where replay ends: never. A primary ignores what is left of a restore to a point in time; its replica would stop
+/// there, go on confirming what it receives, and be promoted without it. Read at the start alone.
+const NO_TARGET: &[(&str, &str)] = &[
+    ("recovery_target", ""),
+    ("recovery_target_action", "pause"),
+    ("recovery_target_inclusive", "on"),
+    ("recovery_target_lsn", ""),
+    ("recovery_target_name", ""),
+    ("recovery_target_time", ""),
+    ("recovery_target_timeline", "latest"),
+    ("recovery_target_xid", ""),
 ];
 
 /// What Baton sets unless somebody else does.
@@ -44,29 +67,24 @@ const DEFAULTS: &[(&str, &str)] = &[
 const FIXED: &[(&str, &str)] = &[
     ("hot_standby", "on"),
     ("wal_log_hints", "on"),
-    ("recovery_target_timeline", "latest"),
+    // What is confirmed but not replayed for hours can neither be read nor taken over with.
+    ("recovery_min_apply_delay", "0"),
 ];
 
 /// In megabytes: what is written between a checkpoint and the next by a server that is not very busy.
 const KEEP: u64 = 256;
 
-/// What a backup tool leaves in `postgresql.auto.conf`. There it would win over the member's configuration, and of
-/// these some end a recovery, or lead to where the database was restored, which has another name by now.
-const OF_A_RESTORE: [&str; 10] = [
+/// What a backup tool leaves in `postgresql.auto.conf` besides targets. There it would win over the member's
+/// configuration, and lead to where the database was restored, which has another name by now.
+const OF_A_RESTORE: [&str; 3] = [
     "restore_command",
     "archive_cleanup_command",
     "recovery_end_command",
-    "recovery_target",
-    "recovery_target_action",
-    "recovery_target_inclusive",
-    "recovery_target_lsn",
-    "recovery_target_name",
-    "recovery_target_time",
-    "recovery_target_xid",
 ];
 
 const AUTO_CONF: &str = "postgresql.auto.conf";
 const STANDBY_SIGNAL: &str = "standby.signal";
+const RECOVERY_SIGNAL: &str = "recovery.signal";
 const PASSFILE: &str = "replication.pgpass";
 
 /// Why PostgreSQL was not configured for replication.
@@ -164,8 +182,13 @@ pub(crate) fn own(instance: &Instance, serving: &Serving) -> Vec<(&'static str, 
             replication,
         } => (String::new(), receive.as_ref(), replication),
     };
+    let targets = match restores(instance, serving) {
+        true => &[][..],
+        false => NO_TARGET,
+    };
     let fixed = FIXED
         .iter()
+        .chain(targets)
         .map(|(name, value)| (*name, (*value).to_owned()));
     let [conninfo, slot] = receiving(instance, receive);
     fixed
@@ -176,6 +199,17 @@ pub(crate) fn own(instance: &Instance, serving: &Serving) -> Vec<(&'static str, 
             ("primary_slot_name", slot),
         ])
         .collect()
+}
+
+/// Whether this start restores a backup, up to where the restore's own settings say.
+fn restores(instance: &Instance, serving: &Serving) -> bool {
+    matches!(serving, Serving::Primary { .. })
+        && instance.data_directory.join(RECOVERY_SIGNAL).exists()
+}
+
+/// Whether a setting says where replay ends, which is decided at the start.
+pub(super) fn is_target(name: &str) -> bool {
+    NO_TARGET.iter().any(|(target, _)| *target == name)
 }
 
 fn receiving(instance: &Instance, receive: Option<&Source>) -> [String; 2] {
@@ -279,7 +313,7 @@ pub(crate) fn prepare(instance: &Instance, serving: &Serving) -> Result<(), Conf
             signal_standby(instance, directory)?;
         }
     }
-    strip_auto_conf(instance)?;
+    strip_auto_conf(instance, restores(instance, serving))?;
     sync_directory(directory)
 }
 
@@ -291,7 +325,7 @@ fn admit_primary(instance: &Instance) -> Result<(), ConfigureError> {
     let state = ControlData::read(path)?.state;
     let replayed_as_replica = match state {
         DatabaseState::InArchiveRecovery | DatabaseState::ShutDownInRecovery => {
-            !path.join("recovery.signal").exists()
+            !path.join(RECOVERY_SIGNAL).exists()
         }
         DatabaseState::StartingUp
         | DatabaseState::ShutDown
@@ -313,7 +347,7 @@ pub(super) fn is_replica(instance: &Instance) -> bool {
 
 /// Makes a former primary's data directory ready for a recovery without other sites.
 pub(super) fn prepare_recovery(instance: &Instance) -> Result<(), ConfigureError> {
-    strip_auto_conf(instance)?;
+    strip_auto_conf(instance, false)?;
     sync_directory(&instance.data_directory)
 }
 
@@ -328,12 +362,18 @@ pub(super) fn strip_restored(instance: &Instance, directory: &Path) -> Result<()
     strip(instance, &path, &OF_A_RESTORE).map(drop)
 }
 
-fn strip_auto_conf(instance: &Instance) -> Result<(), ConfigureError> {
+/// What a restore is told stays while it is under way.
+fn strip_auto_conf(instance: &Instance, restores: bool) -> Result<(), ConfigureError> {
     let path = instance.data_directory.join(AUTO_CONF);
-    if strip(instance, &path, &OWN)? {
+    if strip(instance, &path, &own_of(restores))? {
         tracing::warn!(file = %path.display(), "ALTER SYSTEM had set what is Baton's to set: taken out");
     }
     Ok(())
+}
+
+fn own_of(restores: bool) -> Vec<&'static str> {
+    let stays = |name: &&&str| !(restores && is_target(name));
+    OWN.iter().filter(stays).copied().collect()
 }
 
 /// Takes these settings out of a file of PostgreSQL's; whether there were any.
@@ -386,14 +426,21 @@ mod tests {
     #[test]
     fn only_what_is_batons_leaves_the_automatic_file() {
         let text = b"# head\nwork_mem = '8MB'\nPrimary_ConnInfo = 'host=evil'\nsynchronous_standby_names=''\nprimary_conninfo_x = 1\n";
-        let kept = without(text, &OWN).unwrap();
+        let kept = without(text, &own_of(false)).unwrap();
         assert_eq!(
             String::from_utf8(kept).unwrap(),
             "# head\nwork_mem = '8MB'\nprimary_conninfo_x = 1\n"
         );
         assert_eq!(without(b"work_mem = '8MB'\n", &OWN), None);
-        let restored = b"restore_command = 'x'\nrecovery_target_time='y'\n";
+        let restored = b"restore_command = 'x'\nrecovery_end_command='y'\n";
         assert_eq!(without(restored, &OF_A_RESTORE), Some(Vec::new()));
+    }
+
+    #[test]
+    fn a_restores_target_lasts_as_long_as_the_restore() {
+        let text = b"recovery_target_time = '2026-01-01'\nrecovery_target_xid='7'\n";
+        assert_eq!(without(text, &own_of(true)), None);
+        assert_eq!(without(text, &own_of(false)), Some(Vec::new()));
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod timelines;
 mod tls;
 
 pub use configure::ConfigureError;
+pub(crate) use configure::OWN;
 pub(super) use configure::{defaults, hba, own, prepare, write_passfile};
 pub use diverged::{DIVERGED_DIRECTORY, Diverged};
 pub use facts::{Facts, Follower, Position, Probe, Slot, WalStatus};

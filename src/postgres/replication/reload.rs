@@ -141,7 +141,8 @@ async fn difference(
     until: &Until,
 ) -> Result<Option<Difference>, SessionError> {
     const WHAT: &str = "reading what is in force";
-    let names: Vec<String> = OWN.iter().map(|name| literal(name)).collect();
+    let names = OWN.iter().filter(|name| !configure::is_target(name));
+    let names: Vec<String> = names.map(|name| literal(name)).collect();
     // A size is shown in another unit than it was written in: its file counts, and that it was read.
     let sql = format!(
         "SELECT name, setting, coalesce(sourcefile, '') FROM pg_settings WHERE name IN ({})",

@@ -56,8 +56,6 @@ pub(super) async fn replay_all(
     let mut alone = instance.clone();
     alone.listen_addresses = String::new();
     alone.hba.clear();
-    let no_delay = ("recovery_min_apply_delay".to_owned(), "0".to_owned());
-    alone.parameters.extend([no_delay]);
     let serving = Serving::Replica {
         receive: None,
         replication: Replication {
