@@ -769,13 +769,29 @@ fn each_mistake_among_the_sites_is_named() {
         ),
         (
             "shared_buffers = \"64MB\"",
+            "synchronous_commit = \"remote_write\"",
+            "postgres.parameters.synchronous_commit: \"remote_write\" lets commits pass",
+        ),
+        (
+            "shared_buffers = \"64MB\"",
             "max_slot_wal_keep_size = \"1GB\"",
             "postgres.parameters.max_slot_wal_keep_size: set replication.slot_wal_max",
         ),
     ];
-    for (from, to, expected) in mistakes {
+    let with = |from: &str, to: &str| {
         let text = good.replacen(from, to, 1);
         assert_ne!(text, good, "{from} is not there");
+        text
+    };
+    let lower = |value: &str| {
+        let to = format!("synchronous_commit = \"{value}\"");
+        with("shared_buffers = \"64MB\"", &to)
+    };
+    assert_eq!(problems(&lower("remote_apply")), Vec::<String>::new());
+    let off = lower("off").replacen("max_lag", "synchronous = \"off\"\nmax_lag", 1);
+    assert_eq!(problems(&off), Vec::<String>::new());
+    for (from, to, expected) in mistakes {
+        let text = with(from, to);
         let found = problems(&text);
         assert!(
             found.iter().any(|problem| problem.contains(expected)),

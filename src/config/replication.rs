@@ -24,6 +24,9 @@ const SSL_MODES: [&str; 6] = [
     "verify-full",
 ];
 
+/// Values of `synchronous_commit` with which a commit waits until another site has flushed it.
+const WAITING: [&str; 5] = ["on", "true", "yes", "1", "remote_apply"];
+
 /// `[replication]`: there are several sites.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Replication {
@@ -226,14 +229,18 @@ pub(super) fn contradictions(
         seed::contradictions(command, draft, note);
     }
     if let Some(postgres) = &draft.postgres {
-        parameters(&postgres.parameters, note);
+        parameters(known, &postgres.parameters, note);
     }
 }
 
 /// PostgreSQL settings that replication between sites rests on.
-fn parameters(parameters: &BTreeMap<String, String>, note: &mut impl FnMut(&str, String)) {
+fn parameters(
+    known: &Replication,
+    parameters: &BTreeMap<String, String>,
+    note: &mut impl FnMut(&str, String),
+) {
     let mut refuse = |name: &str, text: String| note(&format!("postgres.parameters.{name}"), text);
-    for name in parameters.keys() {
+    for (name, value) in parameters {
         let plain = name.to_ascii_lowercase();
         if plain == "max_slot_wal_keep_size" {
             refuse(name, "set replication.slot_wal_max".to_owned());
@@ -242,6 +249,15 @@ fn parameters(parameters: &BTreeMap<String, String>, note: &mut impl FnMut(&str,
                 name,
                 "between sites Baton sets it itself; remove it".to_owned(),
             );
+        } else if plain == "synchronous_commit"
+            && known.synchronous != Synchronous::Off
+            && !WAITING.contains(&value.to_ascii_lowercase().as_str())
+        {
+            let text = format!(
+                "{value:?} lets commits pass that no other site has flushed; set \"on\" or \"remote_apply\", or \
+                 replication.synchronous = \"off\""
+            );
+            refuse(name, text);
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::attachment::{Attachment, OpenError, Settings, Tell};
 use crate::clock;
 use crate::config::{Attached, Config, Postgres};
 use crate::control::{Requests, Server, Tally};
+use crate::decide::zone::Synchronous;
 use crate::decide::{Incarnation, Memory};
 use crate::journal::Journal;
 use crate::kubernetes::{Access, Call, PodFactsError};
@@ -261,6 +262,10 @@ fn instance(config: &Config) -> Result<Instance, StartError> {
         listen_addresses: postgres.listen_addresses.clone(),
         parameters: postgres.parameters.clone(),
         hba: postgres.hba.clone(),
+        synchronous: config
+            .replication
+            .as_ref()
+            .is_some_and(|replication| replication.synchronous != Synchronous::Off),
     })
 }
 

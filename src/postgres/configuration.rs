@@ -229,10 +229,25 @@ fn command_line(instance: &Instance) -> Vec<String> {
     let mandatory = MANDATORY
         .iter()
         .map(|(name, value)| (*name, (*value).to_owned()));
-    for (name, value) in places.into_iter().chain(mandatory) {
+    let waits = instance
+        .synchronous
+        .then(|| ("synchronous_commit", synchronous_commit(instance)));
+    for (name, value) in places.into_iter().chain(mandatory).chain(waits) {
         line.extend(["-c".to_owned(), format!("{name}={value}")]);
     }
     line
+}
+
+/// The server's default: sessions, roles and databases still choose their own.
+fn synchronous_commit(instance: &Instance) -> String {
+    const FURTHER: &str = "remote_apply";
+    let set = |(name, value): (&String, &String)| {
+        name.eq_ignore_ascii_case("synchronous_commit") && value.eq_ignore_ascii_case(FURTHER)
+    };
+    match instance.parameters.iter().any(set) {
+        true => FURTHER.to_owned(),
+        false => "on".to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -204,6 +204,9 @@ pub struct Instance {
     pub parameters: BTreeMap<String, String>,
     /// Lines for `pg_hba.conf`, after those that Baton needs itself.
     pub hba: Vec<String>,
+    /// Commits may have to wait for other sites: `synchronous_commit` is on the command line, where
+    /// `ALTER SYSTEM` cannot lower it. Of `parameters` only `remote_apply` counts, from a start on.
+    pub synchronous: bool,
 }
 
 impl Instance {

@@ -161,6 +161,7 @@ impl Site {
             listen_addresses: "127.0.0.1".to_owned(),
             parameters: BTreeMap::from([("shared_buffers".to_owned(), "16MB".to_owned())]),
             hba: vec!["host all all 127.0.0.1/32 trust".to_owned()],
+            synchronous: true,
         };
         Self {
             name,

@@ -114,6 +114,29 @@ fn what_is_batons_wins_over_alter_system() {
             .unwrap();
         assert_eq!(running.facts().await.names, names);
         assert!(!fs::read_to_string(&auto).unwrap().contains("nobody"));
+        // What commits wait for is no file's to say.
+        client
+            .run("ALTER SYSTEM SET synchronous_commit = 'off'")
+            .await;
+        client.run("SELECT pg_reload_conf()").await;
+        client.run("ALTER SYSTEM SET work_mem = '7MB'").await;
+        client.run("SELECT pg_reload_conf()").await;
+        let fresh = async |name| a.client().await.value(&format!("SHOW {name}")).await;
+        while fresh("work_mem").await != "7MB" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(fresh("synchronous_commit").await, "on");
+        running.stop().await;
+        let mut further = a;
+        let apply = ("synchronous_commit".to_owned(), "remote_apply".to_owned());
+        further.instance.parameters.extend([apply]);
+        let running = further.start(&primary("")).await;
+        let shown = further
+            .client()
+            .await
+            .value("SHOW synchronous_commit")
+            .await;
+        assert_eq!(shown, "remote_apply");
         running.stop().await;
     });
 }

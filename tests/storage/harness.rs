@@ -144,6 +144,7 @@ impl Volume {
             listen_addresses: "127.0.0.1".to_owned(),
             parameters: BTreeMap::new(),
             hba: vec!["host all all 127.0.0.1/32 trust".to_owned()],
+            synchronous: false,
         }
     }
 }
