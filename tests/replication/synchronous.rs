@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use baton::postgres::replication;
 
-use crate::harness::{LONG, Site, block_on, primary, replica, replication};
+use crate::harness::{LONG, Running, Site, block_on, primary, replica, replication};
 
 const NAMES: &str = r#"ANY 1 ("baton_b")"#;
 
@@ -101,5 +101,65 @@ fn a_primary_that_starts_with_names_lets_nobody_pass() {
         client.run("INSERT INTO t VALUES (2)").await;
         at_b.stop().await;
         at_a.stop().await;
+    });
+}
+
+/// A replica that has received a row which its replay does not get to; it stops receiving and is promoted.
+async fn stops_and_is_promoted(a: &Site, b: &Site, at_a: Running, at_b: Running) {
+    let client = a.client().await;
+    client.run("INSERT INTO t VALUES (2)").await;
+    let written = at_a.facts().await.flushed;
+    let held = at_b
+        .until("it receives what it does not replay", |facts| {
+            facts.flushed >= written
+        })
+        .await;
+    assert!(held.replayed < written, "{held:?}");
+    let soon = Duration::from_secs(10);
+    let end = replication::stop_receiving(&b.instance, &at_b.session, &replication(), soon).await;
+    let end = end.unwrap_or_else(|error| panic!("{error}: {}", at_b.log()));
+    client.run("INSERT INTO t VALUES (3)").await;
+    tokio::time::sleep(MOMENT).await;
+    let later = at_b.facts().await;
+    assert!(!later.receiving && later.flushed == end.lsn && end.lsn >= written);
+    at_a.kill().await;
+    at_b.session.promote(soon).await.unwrap();
+    let rows = "SELECT string_agg(i::text, ',' ORDER BY i) FROM t";
+    assert_eq!(b.client().await.value(rows).await, "1,2");
+    at_b.stop().await;
+}
+
+#[test]
+fn a_replica_stops_receiving_although_its_replay_is_paused() {
+    block_on(async {
+        let (a, b) = (Site::new("a"), Site::new("b"));
+        let at_a = a.found(&[&b]).await;
+        let client = a.client().await;
+        client.run("CREATE TABLE t (i int)").await;
+        client.run("INSERT INTO t VALUES (1)").await;
+        let at_b = b.join(&a).await;
+        b.client().await.run("SELECT pg_wal_replay_pause()").await;
+        stops_and_is_promoted(&a, &b, at_a, at_b).await;
+    });
+}
+
+#[test]
+fn a_replica_stops_receiving_although_a_reader_holds_up_its_replay() {
+    block_on(async {
+        let (a, mut b) = (Site::new("a"), Site::new("b"));
+        let forever = ("max_standby_streaming_delay".to_owned(), "-1".to_owned());
+        b.instance.parameters.extend([forever]);
+        let at_a = a.found(&[&b]).await;
+        let client = a.client().await;
+        client.run("CREATE TABLE t (i int)").await;
+        client.run("INSERT INTO t VALUES (0), (1)").await;
+        let at_b = b.join(&a).await;
+        let reader = b.client().await;
+        reader.run("BEGIN ISOLATION LEVEL REPEATABLE READ").await;
+        let count = "SELECT count(*)::text FROM t";
+        assert_eq!(reader.value(count).await, "2");
+        client.run("DELETE FROM t WHERE i = 0").await;
+        client.run("VACUUM t").await;
+        stops_and_is_promoted(&a, &b, at_a, at_b).await;
     });
 }

@@ -221,6 +221,18 @@ pub(super) struct Received {
     pub complete: bool,
 }
 
+/// The process that receives, connected or not, by its id where PostgreSQL runs.
+pub(super) async fn receiver(
+    session: &Session,
+    deadline: Duration,
+) -> Result<Option<u32>, SessionError> {
+    const WHAT: &str = "looking for the WAL receiver";
+    let sql = "SELECT max(pid) FROM pg_stat_activity WHERE backend_type = 'walreceiver'";
+    let answer = session.rows(WHAT, sql, deadline).await?;
+    let read = || Row::new(answer.first()?.first()?).parsed();
+    read().ok_or(SessionError::Answer { what: WHAT })
+}
+
 /// How much a replica has received.
 pub(super) async fn received(
     session: &Session,

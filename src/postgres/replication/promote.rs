@@ -10,6 +10,13 @@ use crate::postgres::session::{Session, SessionError};
 /// Between two looks at whether it is done: PostgreSQL does not announce it.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// Baton's own sessions have no long transactions.
+const MAKE_WAY: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+    WHERE backend_type = 'client backend' AND application_name <> 'baton' AND xact_start IS NOT NULL \
+    AND EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup' \
+    AND (wait_event_type IN ('Lock', 'BufferPin') \
+    OR wait_event IN ('RecoveryConflictSnapshot', 'RecoveryConflictTablespace')))";
+
 /// Why a replica is not a primary yet.
 #[derive(Debug, thiserror::Error)]
 pub enum PromoteError {
@@ -30,6 +37,8 @@ impl Session {
     ///
     /// The timeline's number is one more than the newest that this site knows of: see
     /// [`reserve_timelines`](super::reserve_timelines).
+    ///
+    /// Readers that keep replay waiting are disconnected: with `max_standby_streaming_delay` they could for ever.
     ///
     /// For whom commits wait from the first one on is what [`set_names`](super::set_names) said before.
     /// A checkpoint should follow soon: until then [`rejoin`](super::rejoin) of another site has to wait.
@@ -52,9 +61,16 @@ impl Session {
             } else if left().is_zero() {
                 return Err(PromoteError::Deadline { deadline });
             } else {
+                self.make_way(left()).await?;
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         }
+    }
+
+    /// Disconnects the clients in a transaction if replay waits for such a one.
+    pub(super) async fn make_way(&self, deadline: Duration) -> Result<(), SessionError> {
+        self.execute("making way for replay", MAKE_WAY, deadline)
+            .await
     }
 
     /// A primary's timeline and the end of what it has flushed.

@@ -217,7 +217,8 @@ pub async fn receive(
 /// [`receive`] or a start: nothing more is confirmed to the primary. Returns all that was ever confirmed.
 ///
 /// In this order: libpq's password file goes, so that no connection begun from now on is authenticated;
-/// `primary_conninfo` becomes empty, and PostgreSQL ends the receiver; none is seen, twice.
+/// `primary_conninfo` becomes empty, so that PostgreSQL starts no receiver any more; the one there is is ended; none
+/// is seen, twice.
 pub async fn stop_receiving(
     instance: &Instance,
     session: &Session,
@@ -236,7 +237,7 @@ pub async fn stop_receiving(
         let end = look::received(session, until.left()).await?;
         match (end.receiver, end.complete) {
             (false, true) => return Ok(end.position),
-            (_, _) if !until.is_over() => {}
+            (_, _) if !until.is_over() => session.make_way(until.left()).await?,
             (true, _) => {
                 let deadline = until.deadline;
                 return Err(ReloadError::StillReceiving { deadline });
@@ -249,13 +250,31 @@ pub async fn stop_receiving(
     }
 }
 
+/// PostgreSQL itself ends the receiver only when replay next waits for more: behind a paused replay, or a reader that it
+/// must not disturb, that may be never.
 async fn await_no_receiver(session: &Session, until: &Until) -> Result<(), ReloadError> {
-    while look::received(session, until.left()).await?.receiver {
+    let mut told = None;
+    while let Some(pid) = look::receiver(session, until.left()).await? {
         if until.is_over() {
             let deadline = until.deadline;
             return Err(ReloadError::StillReceiving { deadline });
         }
+        if told.replace(pid) != Some(pid)
+            && let Err(error) = end_receiver(session, pid, until.left()).await
+        {
+            // It may have ended meanwhile; else PostgreSQL will end it.
+            tracing::debug!(%error, pid, "the WAL receiver was not told to end");
+        }
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(())
+}
+
+/// Sends SIGTERM, as PostgreSQL does. `pg_terminate_backend` takes no receiver, and this process may not see those of
+/// PostgreSQL's namespace: so the server's own shell does it, as its own user.
+async fn end_receiver(session: &Session, pid: u32, deadline: Duration) -> Result<(), SessionError> {
+    let end = format!("COPY (SELECT WHERE false) TO PROGRAM 'kill -TERM {pid}'");
+    session
+        .execute("ending the WAL receiver", &end, deadline)
+        .await
 }
