@@ -17,6 +17,7 @@ mod senses;
 mod sites;
 mod start;
 mod steps;
+mod strangers;
 mod warm;
 
 use std::mem::discriminant;

@@ -1,7 +1,7 @@
 //! What a member of several sites knows and looks at: the cluster's record, the other sites' leases,
 //! its own PostgreSQL, and the primary's at another site.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::event::Event;
 use super::looks::{Pace, watch_lease};
+use super::strangers::Strangers;
 use crate::attachment::{Look, whole};
 use crate::clock;
 use crate::config::{self, Config};
@@ -20,7 +21,9 @@ use crate::decide::zone::{
 use crate::decide::{Incarnation, LeaseVersion, Timings};
 use crate::kubernetes::Access;
 use crate::lease::{ClusterReading, ClusterStore, ClusterWritten, LeaseStore};
-use crate::postgres::replication::{Facts, Probe, Remote, Shown, Slot, Source, WalStatus};
+use crate::postgres::replication::{
+    Facts, Probe, PutRight, Remote, Shown, Slot, Source, WalStatus,
+};
 use crate::postgres::{Instance, Session};
 
 /// How often the primary at another site is asked.
@@ -220,10 +223,15 @@ async fn watch_own(
     events: mpsc::UnboundedSender<Event>,
 ) {
     let mut session = None;
+    let mut strangers = Strangers::default();
+    let user = &sites.settings.user;
     loop {
         let began = clock::now();
-        let result = match own_facts(&sites.instance, &mut session, patience).await {
-            Ok(facts) => Ok(sites.facts(facts)),
+        let result = match own_facts(&sites.instance, &mut session, user, patience).await {
+            Ok(facts) => {
+                let doubted = strangers.doubted(&facts.strangers(user), began);
+                Ok(sites.facts(&facts, &doubted))
+            }
             Err(error) => {
                 session = None;
                 Err(whole(error))
@@ -240,13 +248,30 @@ async fn watch_own(
 async fn own_facts(
     instance: &Instance,
     session: &mut Option<Session>,
+    user: &str,
     patience: Duration,
 ) -> Result<Facts, crate::postgres::SessionError> {
     let open = match session.take().filter(|session| !session.is_closed()) {
         Some(open) => open,
         None => Session::connect(instance, patience).await?,
     };
-    session.insert(open).facts(patience).await
+    let session = session.insert(open);
+    let facts = session.facts(patience).await?;
+    let PutRight { ended, reset } = session.put_right(&facts, user, patience).await?;
+    for (name, role) in ended {
+        tracing::warn!(
+            name,
+            role,
+            "ended a connection under a site's name that is not the site's"
+        );
+    }
+    for name in reset {
+        tracing::warn!(
+            name,
+            "took an ALTER SYSTEM back: between sites this is Baton's to set"
+        );
+    }
+    Ok(facts)
 }
 
 /// Asks the primary's PostgreSQL, where that is another site's.
@@ -326,15 +351,11 @@ fn slot_facts(slot: &Slot) -> SlotFacts {
 }
 
 impl Sites {
-    /// The facts by the sites' names. A name under which two connections receive is nobody's: what
-    /// one of them has flushed would count for the other.
-    fn facts(&self, facts: Facts) -> PostgresFacts {
-        for name in &facts.duplicates {
-            tracing::warn!(name, "two replicas use one name; neither counts");
-        }
+    /// The facts by the sites' names, without the followers whose names are doubted.
+    fn facts(&self, facts: &Facts, doubted: &BTreeSet<String>) -> PostgresFacts {
         let followers = facts.followers.iter();
         let followers = followers
-            .filter(|(name, _)| !facts.duplicates.contains(*name))
+            .filter(|(name, _)| !doubted.contains(*name))
             .filter_map(|(name, follower)| {
                 let known = Follower {
                     streaming: follower.state == "streaming",

@@ -8,6 +8,7 @@ mod line;
 mod restoring;
 mod returning;
 mod seeding;
+mod strangers;
 mod streaming;
 mod synchronous;
 mod tls;

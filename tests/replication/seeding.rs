@@ -10,7 +10,7 @@ use baton::postgres::replication::{
 use baton::postgres::{self, DataDirectory};
 
 use crate::harness::{
-    LONG, PASSWORD, Site, block_on, licence, replica, replication, seeding, started_by,
+    LONG, PASSWORD, Site, USER, block_on, licence, replica, replication, seeding, started_by,
 };
 use crate::line::SlowLine;
 
@@ -95,7 +95,7 @@ fn a_replica_is_made_and_follows_and_no_password_is_seen() {
             ("streaming", "async")
         );
         assert!(follower.flushed >= follower.replayed && follower.started > 0);
-        assert!(facts.slots["baton_b"].active && facts.duplicates.is_empty());
+        assert!(facts.slots["baton_b"].active && facts.strangers(USER).is_empty());
         assert!(!command_lines().contains("sesame"));
         for logs in [a.logs(), b.logs()] {
             assert!(

@@ -48,17 +48,35 @@ pub struct Facts {
     /// The age of the last replayed commit; `None` on a primary, if all that was received is replayed, and if
     /// none was replayed since the start.
     pub replay_delay: Option<Duration>,
-    /// Who receives from here under a name of Baton's, by `application_name`.
+    /// Who receives from here under a name of Baton's through the slot of that name, by `application_name`.
     pub followers: BTreeMap<String, Follower>,
-    /// Names under which more than one connection receives. Then `followers` tells of the one that is farther back.
-    pub duplicates: BTreeSet<String>,
+    /// Names of Baton's, in small letters, under which others receive: PostgreSQL counts them, and no letter's size.
+    pub pretenders: BTreeSet<String>,
+    /// Baton's own settings that an `ALTER SYSTEM` since the start has changed.
+    pub overridden: BTreeSet<String>,
     /// The physical slots with a name of Baton's.
     pub slots: BTreeMap<String, Slot>,
+}
+
+impl Facts {
+    /// The names under which somebody else receives than the site of that name, whose role is `user`.
+    pub fn strangers(&self, user: &str) -> BTreeSet<&str> {
+        let others = self.followers.iter();
+        let others = others.filter(|(_, follower)| follower.user != user);
+        let others = others.map(|(name, _)| name.as_str());
+        self.pretenders
+            .iter()
+            .map(String::as_str)
+            .chain(others)
+            .collect()
+    }
 }
 
 /// A replica that receives from here (`pg_stat_replication`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Follower {
+    /// The role that it connects as.
+    pub user: String,
     /// `startup`, `catchup`, `streaming`, `backup` or `stopping`.
     pub state: String,
     /// What was sent.

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::OWN;
 use super::facts::{Facts, Follower, Position, Slot, WalStatus};
 use crate::postgres::session::{Rows, Session, SessionError, literal};
 
@@ -45,6 +46,10 @@ fn timeline() -> String {
          (SELECT {minimum} FROM pg_control_recovery()))) END"
     )
 }
+
+/// A connection for replication that does not hold the physical slot of its name.
+pub(super) const STRANGER: &str = "NOT EXISTS (SELECT FROM pg_replication_slots \
+    WHERE slot_type = 'physical' AND slot_name = application_name AND active_pid = connection.pid)";
 
 /// The columns of a slot, read by [`slot`].
 const SLOT_COLUMNS: &str = "active, wal_status, restart_lsn, \
@@ -129,6 +134,8 @@ impl Session {
 
 fn facts_sql() -> String {
     let (flushed, timeline) = (flushed(), timeline());
+    let own: Vec<String> = OWN.iter().map(|name| literal(name)).collect();
+    let own = own.join(", ");
     format!(
         "SELECT pg_is_in_recovery(), (SELECT system_identifier FROM pg_control_system()), {timeline}, {flushed}, \
          CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0') \
@@ -137,17 +144,18 @@ fn facts_sql() -> String {
          WHERE status = 'streaming'), \
          CASE WHEN pg_is_in_recovery() AND pg_last_wal_replay_lsn() < pg_last_wal_receive_lsn() \
          THEN extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END; \
-         SELECT application_name, state, coalesce(sent_lsn, '0/0'), coalesce(flush_lsn, '0/0'), \
+         SELECT application_name, {STRANGER}, coalesce(usename, ''), state, coalesce(sent_lsn, '0/0'), coalesce(flush_lsn, '0/0'), \
          coalesce(replay_lsn, '0/0'), sync_state, extract(epoch FROM flush_lag), extract(epoch FROM replay_lag), \
          (extract(epoch FROM backend_start) * 1000000)::bigint \
-         FROM pg_stat_replication WHERE application_name LIKE 'baton\\_%'; \
+         FROM pg_stat_replication connection WHERE application_name ILIKE 'baton\\_%'; \
          SELECT slot_name, {SLOT_COLUMNS} FROM pg_replication_slots \
-         WHERE slot_type = 'physical' AND slot_name LIKE 'baton\\_%'"
+         WHERE slot_type = 'physical' AND slot_name LIKE 'baton\\_%'; \
+         SELECT name FROM pg_settings WHERE name IN ({own}) AND sourcefile LIKE '%postgresql.auto.conf'"
     )
 }
 
 fn read_facts(answer: &[Rows]) -> Option<Facts> {
-    let [own, followers, slots] = answer else {
+    let [own, followers, slots, overridden] = answer else {
         return None;
     };
     let mut row = Row::new(own.first()?);
@@ -165,25 +173,32 @@ fn read_facts(answer: &[Rows]) -> Option<Facts> {
         heard: row.age()?,
         replay_delay: row.age()?,
         followers: BTreeMap::new(),
-        duplicates: BTreeSet::new(),
+        pretenders: BTreeSet::new(),
+        overridden: BTreeSet::new(),
         slots: BTreeMap::new(),
     };
     for row in followers {
-        let (name, follower) = read_follower(&mut Row::new(row))?;
-        add_follower(&mut facts, name, follower);
+        read_follower(&mut Row::new(row), &mut facts)?;
     }
     for row in slots {
         let mut row = Row::new(row);
         facts.slots.insert(row.some()?, slot(&mut row)?);
     }
+    for row in overridden {
+        facts.overridden.insert(Row::new(row).some()?);
+    }
     Some(facts)
 }
 
-fn read_follower(row: &mut Row<'_>) -> Option<(String, Follower)> {
-    let name = row.some()?;
+/// A connection that is about to begin holds no slot yet, and is not waited for either.
+fn read_follower(row: &mut Row<'_>, facts: &mut Facts) -> Option<()> {
+    let name: String = row.some()?;
+    let stranger = row.flag()?;
+    let user = row.some()?;
     // While a connection begins its state is not known yet.
     let state = row.parsed()?.unwrap_or_else(|| "startup".to_owned());
     let follower = Follower {
+        user,
         state,
         sent: row.some()?,
         flushed: row.some()?,
@@ -193,22 +208,13 @@ fn read_follower(row: &mut Row<'_>) -> Option<(String, Follower)> {
         replay_lag: row.age()?,
         started: row.some()?,
     };
-    Some((name, follower))
-}
-
-/// Of two connections with one name the one that is farther back counts.
-fn add_follower(facts: &mut Facts, name: String, follower: Follower) {
-    match facts.followers.get(&name) {
-        Some(known) => {
-            facts.duplicates.insert(name.clone());
-            if follower.flushed < known.flushed {
-                facts.followers.insert(name, follower);
-            }
-        }
-        None => {
-            facts.followers.insert(name, follower);
-        }
+    let counts = ["catchup", "streaming", "stopping"].contains(&follower.state.as_str());
+    match stranger {
+        true if counts => drop(facts.pretenders.insert(name.to_ascii_lowercase())),
+        true => {}
+        false => drop(facts.followers.insert(name, follower)),
     }
+    Some(())
 }
 
 /// What a replica has received.

@@ -5,6 +5,7 @@
 //! which replicas it waits for and when one is promoted is decided elsewhere.
 
 mod configure;
+mod defend;
 mod diverged;
 mod facts;
 mod look;
@@ -28,6 +29,7 @@ mod tls;
 pub use configure::ConfigureError;
 pub(crate) use configure::OWN;
 pub(super) use configure::{defaults, hba, own, prepare, write_passfile};
+pub use defend::PutRight;
 pub use diverged::{DIVERGED_DIRECTORY, Diverged};
 pub use facts::{Facts, Follower, Position, Probe, Slot, WalStatus};
 pub use origin::OriginError;
