@@ -77,7 +77,7 @@ pub struct ZoneStatus {
     pub lag_bytes: Option<u64>,
     /// How much older than now its newest replayed commit is; 0 where all is replayed.
     pub lag_ms: Option<u64>,
-    /// A replica within `replication.max_lag`: readers may be led here.
+    /// A replica that has replayed up to within `replication.max_lag`: readers may be led here.
     pub readable: bool,
     /// How far a copy of the primary's database to this site is, while one is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -119,7 +119,7 @@ impl ZoneStatus {
             ServingAs::Primary | ServingAs::Nothing => None,
         };
         let leads = serving_as == ServingAs::Primary;
-        let within = lag_bytes.is_some_and(|lag| lag <= replication.max_lag);
+        let follows = serving_as == ServingAs::Replica;
         let cause = match &seen.record {
             crate::decide::Seen::Unknown { cause, .. } => Some(cause.clone()),
             crate::decide::Seen::Known { .. } => None,
@@ -134,7 +134,7 @@ impl ZoneStatus {
             position: facts.map(|facts| facts.flushed),
             lag_bytes,
             lag_ms: facts.and_then(|facts| replayed_age(facts, serving_as)),
-            readable: serving_as == ServingAs::Replica && within,
+            readable: follows && within(seen, facts, replication.max_lag),
             copying: copying.cloned(),
             failover: cluster_verdict(record, &zone),
             sites: zone
@@ -199,6 +199,15 @@ fn lag(seen: &ZoneSeen, facts: Option<&PostgresFacts>) -> Option<u64> {
     Some(end.saturating_sub(facts?.flushed.lsn.0))
 }
 
+/// Whether what readers see here, which is what is replayed, is so close to what the primary said last.
+fn within(seen: &ZoneSeen, facts: Option<&PostgresFacts>, max_lag: u64) -> bool {
+    let probe = seen.probe.known();
+    probe.zip(facts).is_some_and(|(probe, facts)| {
+        let behind = probe.flushed.lsn.0.saturating_sub(facts.replayed.0);
+        behind <= max_lag
+    })
+}
+
 fn replayed_age(facts: &PostgresFacts, serving_as: ServingAs) -> Option<u64> {
     match serving_as {
         ServingAs::Replica => Some(facts.delay_ms.unwrap_or(0)),
@@ -241,4 +250,71 @@ pub(crate) fn cluster_verdict(record: Option<&ClusterRecord>, zone: &ZoneConfig)
         safe: false,
         why: "there is no other site".to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use fencing::Mono;
+
+    use super::*;
+    use crate::decide::Seen;
+    use crate::decide::zone::ProbeFacts;
+    use crate::postgres::Lsn;
+
+    const END: u64 = 1 << 30;
+
+    fn known<T>(value: T) -> Seen<T> {
+        let at = Mono::from_millis(1);
+        Seen::Known { value, at }
+    }
+
+    fn at(lsn: u64) -> Position {
+        let lsn = Lsn(lsn);
+        Position { timeline: 1, lsn }
+    }
+
+    #[test]
+    fn readers_are_led_to_what_is_replayed_not_to_what_is_received() {
+        let mut seen = ZoneSeen {
+            record: known(None),
+            leases: BTreeMap::new(),
+            postgres: Seen::Unknown {
+                since: Mono::from_millis(0),
+                cause: String::new(),
+            },
+            probe: known(ProbeFacts {
+                site: SiteName("a".to_owned()),
+                system: 7,
+                in_recovery: false,
+                flushed: at(END),
+                slot: None,
+            }),
+        };
+        let facts = |replayed| PostgresFacts {
+            system: 7,
+            in_recovery: true,
+            flushed: at(END),
+            replayed: Lsn(replayed),
+            names: String::new(),
+            receiving: true,
+            heard_ms: Some(0),
+            delay_ms: None,
+            followers: BTreeMap::new(),
+            slots: BTreeMap::new(),
+        };
+        let max = 16 << 20;
+        assert!(within(&seen, Some(&facts(END - max)), max));
+        assert!(!within(&seen, Some(&facts(END - max - 1)), max));
+        assert!(!within(&seen, None, max));
+        seen.probe = Seen::Unknown {
+            since: Mono::from_millis(2),
+            cause: String::new(),
+        };
+        assert!(
+            !within(&seen, Some(&facts(END)), max),
+            "how far it is unknown"
+        );
+    }
 }
