@@ -13,7 +13,7 @@ use std::time::Duration;
 use baton::clock;
 use baton::lab::layout::{self, Lab};
 use baton::lab::process::{self, Process};
-use baton::lab::protocol::State;
+use baton::lab::protocol::{Request, State, ask_supervisor};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -250,6 +250,61 @@ fn a_lab_of_two_sites_replicates_and_leaves_no_network() {
     assert_eq!(wide.network.left(), Vec::<String>::new());
 }
 
+/// A first copy may take hours: a member that is told to leave ends it at once and gives the volume away; the next
+/// attempt begins anew.
+#[test]
+fn a_member_that_is_told_to_leave_ends_its_first_copy() {
+    let lab = Running::prepare("copy");
+    let up = baton(&["lab", "up", "--sites", "2"], &lab.dir);
+    assert!(up.status.success(), "{}", text(&up.stderr));
+    let opened = Lab::open(&lab.dir).unwrap();
+    let member = || "b1".to_owned();
+    for member in ["b2", "b1"] {
+        let member = member.to_owned();
+        lab.supervisor(&Request::Stop { member });
+    }
+    lab.blank(&opened, "b");
+    let tool = lab.dir.join("../restore");
+    std::fs::write(&tool, "#!/bin/sh\nsleep 3602.5 & wait\n").unwrap();
+    std::fs::set_permissions(&tool, Permissions::from_mode(0o755)).unwrap();
+    let tool = tool.canonicalize().unwrap();
+    let file = opened.member("b1").config();
+    let written = std::fs::read_to_string(&file).unwrap();
+    let seed = format!(
+        "[postgres.parameters]\nrestore_command = \"false\"\n[replication.seed]\nprogram = {tool:?}\n\
+         arguments = [\"{{data_directory}}\"]\n"
+    );
+    std::fs::write(&file, format!("{written}\n{seed}")).unwrap();
+    lab.supervisor(&Request::Release { member: member() });
+    lab.until_it_says("status", "b1", "by replication.seed");
+    let told = text(&lab.ask("topology", "b1").stdout);
+    assert!(told.contains("copying"), "{told}");
+    assert!(is_running("3602.5"));
+
+    let began = clock::now();
+    lab.supervisor(&Request::Stop { member: member() });
+    assert!(!began.elapsed(Duration::from_secs(10), clock::now()));
+    assert!(!is_running("3602.5"), "it outlived its member");
+    let lease = std::fs::read_to_string(opened.lease_directory().join("b.json")).unwrap();
+    let lease: String = lease.split_whitespace().collect();
+    assert!(lease.contains("\"clean\":true"), "{lease}");
+
+    std::fs::write(&file, written).unwrap();
+    lab.supervisor(&Request::Release { member: member() });
+    lab.until_it_says("status", "b1", "following site a");
+    lab.down();
+}
+
+/// Whether a process of this machine has this in its arguments.
+fn is_running(argument: &str) -> bool {
+    let all = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let mut lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    lines.any(|line| {
+        line.split(|byte| *byte == 0)
+            .any(|one| one == argument.as_bytes())
+    })
+}
+
 /// The only value that a statement gives.
 fn sql(at: SocketAddr, sql: &str) -> String {
     let program = baton::lab::layout::postgres_bin().unwrap().join("psql");
@@ -358,6 +413,51 @@ impl Running {
             .arg(Lab::open(&self.dir).unwrap().member(member).socket())
             .output()
             .unwrap()
+    }
+
+    fn supervisor(&self, request: &Request) {
+        let socket = Lab::open(&self.dir).unwrap().supervisor_socket();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let asked = async { ask_supervisor(&socket, request, 2 * SOON).await };
+        runtime
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(asked)
+            .unwrap();
+    }
+
+    /// The volume of a site whose members are down is as new, and nobody ever owned it.
+    fn blank(&self, lab: &Lab, site: &str) {
+        let site = || Some(site.to_owned());
+        self.supervisor(&Request::StopTarget { site: site() });
+        let image = lab.site(site().as_deref()).unwrap().namespace();
+        let size = std::fs::metadata(&image).unwrap().len();
+        std::fs::File::create(&image)
+            .unwrap()
+            .set_len(size)
+            .unwrap();
+        let lease = format!("{}.json", site().unwrap());
+        std::fs::remove_file(lab.lease_directory().join(lease)).unwrap();
+        self.supervisor(&Request::StartTarget {
+            site: site(),
+            keep_reservations: false,
+            volatile_cache: lab.record.volatile_cache,
+        });
+    }
+
+    /// Asks one member until its answer has this in it.
+    fn until_it_says(&self, command: &str, member: &str, what: &str) {
+        let until = clock::now() + 3 * SOON;
+        loop {
+            let answer = self.ask(command, member);
+            let told = text(&answer.stdout);
+            if told.contains(what) {
+                return;
+            }
+            let why = text(&answer.stderr);
+            assert!(clock::now() < until, "{what:?} is not said: {told}{why}");
+        }
     }
 
     /// One row, as `psql` prints it, or why there is none.

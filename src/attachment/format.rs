@@ -5,9 +5,9 @@ use std::path::Path;
 use fencing::{Epoch, Licence, Mono, WritePermit};
 use uuid::Uuid;
 
-use super::volume::{admit, empty, fill, label, undo};
-use super::{Attachment, Done, Settings, done, failed, whole, without_permit};
-use crate::decide::Outcome;
+use super::volume::{admit, empty, fill, label, mount_is, undo};
+use super::{Attachment, Done, Settings, whole, without_permit};
+use crate::decide::{Mount, Outcome};
 use crate::volume::{self, Marker, Mounted};
 
 impl Attachment {
@@ -21,11 +21,15 @@ impl Attachment {
         let slot = self.mounted.clone().lock_owned().await;
         let path = self.about_to_write(&permit).await?;
         let (settings, licence) = (self.settings.clone(), permit.licence());
+        self.say_mount(Mount::Mounted);
         let make = move || fill(slot, make(&permit, &path, &settings));
         let made = self
             .blocking_on_mount("volume-format", deadline, make)
             .await?;
-        made.map(|()| licence).map_err(failed)
+        match made {
+            Ok(()) => Ok(licence),
+            Err(cause) => Err((Outcome::Failed { cause }, self.mount_as_found().await)),
+        }
     }
 
     /// Notes which database `initdb` has made (`None`: it failed), unmounts, and only then marks the
@@ -38,7 +42,9 @@ impl Attachment {
     ) -> Done {
         let mut slot = self.mounted.clone().lock_owned().await;
         let (Some(permit), Some(mounted)) = (self.held(epoch), slot.take()) else {
-            return failed("no format of this epoch is under way");
+            drop(slot);
+            let cause = "no format of this epoch is under way".to_owned();
+            return (Outcome::Failed { cause }, self.mount_as_found().await);
         };
         let settings = self.settings.clone();
         let end = move || {
@@ -53,7 +59,7 @@ impl Attachment {
             }
         };
         match self.blocking_on_mount("volume-format", deadline, end).await {
-            Ok(Ok(())) => done(),
+            Ok(Ok(())) => (Outcome::Done, mount_is(Mount::Unmounted)),
             Ok(Err(cause)) => (Outcome::Failed { cause }, self.mount_as_found().await),
             Err((outcome, _)) => (outcome, self.mount_as_found().await),
         }

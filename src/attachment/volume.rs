@@ -253,7 +253,7 @@ impl Attachment {
         }
     }
 
-    fn say_mount(&self, mount: Mount) {
+    pub(super) fn say_mount(&self, mount: Mount) {
         self.tell.say(Happening::Changed(mount_is(mount)));
     }
 
@@ -319,7 +319,7 @@ fn refuse_links(members: &Path, mount_point: &Path) -> Result<(), String> {
     Ok(())
 }
 
-fn mount_is(mount: Mount) -> Changes {
+pub(super) fn mount_is(mount: Mount) -> Changes {
     Changes {
         mount: Some(mount),
         device: None,

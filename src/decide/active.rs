@@ -23,7 +23,7 @@ impl Turn<'_> {
         self.take_in_sites();
         let ended = self.take_ended();
         let starting = self.is_starting();
-        if self.seen.stopping && self.is_aligning() {
+        if self.seen.stopping && self.is_copying() {
             // It may take hours; its programs end with it.
             self.begin(Work::KillPostgres);
         }

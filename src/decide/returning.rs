@@ -53,7 +53,8 @@ impl Turn<'_> {
         };
         let killing = self.is_under_way(&Work::KillPostgres);
         let shutting = self.is_under_way(&Work::ShutdownFilesystem);
-        if local.postgres != Postgres::Stopped {
+        // What copies a database is no PostgreSQL, and ends with it.
+        if local.postgres != Postgres::Stopped || self.is_copying() || killing {
             if !killing && self.backing_off().is_none() {
                 self.begin(Work::KillPostgres);
             }

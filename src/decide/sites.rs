@@ -52,10 +52,10 @@ impl Turn<'_> {
         })
     }
 
-    /// Whether the data directory is being worked on.
-    pub(super) fn is_aligning(&self) -> bool {
+    /// Whether the data directory is being worked on, by programs that are none of PostgreSQL's own processes.
+    pub(super) fn is_copying(&self) -> bool {
         let issued = self.memory.issued.as_ref();
-        issued.is_some_and(|issued| matches!(issued.work, Work::Align { .. }))
+        issued.is_some_and(|issued| matches!(issued.work, Work::Align { .. } | Work::Seed { .. }))
     }
 
     /// Takes in how a step ended that changes how PostgreSQL runs.

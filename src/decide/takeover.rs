@@ -31,7 +31,14 @@ impl Turn<'_> {
         if takeover.proven_at.is_some() && self.seen.local.device == Device::Absent {
             return self.give_up(takeover.epoch, Reason::MountLost);
         }
-        let ended = self.take_ended();
+        if self.seen.stopping && self.is_copying() {
+            // It may take hours; its programs end with it.
+            self.begin(Work::KillPostgres);
+        }
+        // That a copy was ended says nothing of what it should have become.
+        let killed = matches!(self.ended, Some((Work::KillPostgres, _)));
+        let copied = takeover.phase == TakeOverPhase::Formatting;
+        let ended = self.take_ended().filter(|_| !(killed && copied));
         let starting = self.is_under_way(&Work::StartPostgres {
             epoch: takeover.epoch,
         });

@@ -149,6 +149,8 @@ pub struct Spawn {
     pub node_lock: Option<OwnedFd>,
     /// What keeps the tree together.
     pub isolation: Isolation,
+    /// Kept until the tree is empty: its sender sees by its end that all is gone, whoever still waits for it.
+    pub witness: Option<watch::Receiver<()>>,
 }
 
 /// Why no process was started.
@@ -250,8 +252,13 @@ impl Postmaster {
 type Announced = Result<(ChildStdin, Arc<Mutex<Option<Pid>>>), SpawnError>;
 
 /// The parent thread: unshares, spawns, and waits until the tree is empty.
-fn parent(spawn: Spawn, announce: oneshot::Sender<Announced>, ended: &watch::Sender<Option<End>>) {
+fn parent(
+    mut spawn: Spawn,
+    announce: oneshot::Sender<Announced>,
+    ended: &watch::Sender<Option<End>>,
+) {
     let isolation = spawn.isolation;
+    let _witness = spawn.witness.take();
     let started = start(spawn).map_err(|(operation, source)| SpawnError { operation, source });
     let (mut child, pid) = match started {
         Ok(started) => started,
@@ -289,6 +296,7 @@ fn start(spawn: Spawn) -> Result<(Child, Pid), (&'static str, io::Error)> {
         log,
         node_lock,
         isolation,
+        witness: _,
     } = spawn;
     // This thread alone: its future children get the new namespaces, the rest of the process stays.
     // IPC: System V shared memory of the database goes with the namespace, nobody else's is seen.

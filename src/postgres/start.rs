@@ -160,6 +160,8 @@ pub struct StartedBy<'a> {
     pub node_lock: Option<OwnedFd>,
     /// What keeps its processes together.
     pub isolation: Isolation,
+    /// See [`Spawn::witness`].
+    pub witness: Option<watch::Receiver<()>>,
 }
 
 impl StartedBy<'_> {
@@ -170,6 +172,7 @@ impl StartedBy<'_> {
             baton: self.baton,
             node_lock: lock.transpose()?,
             isolation: self.isolation,
+            witness: self.witness.clone(),
         })
     }
 }
@@ -221,6 +224,7 @@ pub async fn launch_as(
         log,
         node_lock: by.node_lock,
         isolation: by.isolation,
+        witness: by.witness,
     })
     .await?;
     let starting = Starting {

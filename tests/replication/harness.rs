@@ -41,6 +41,7 @@ pub fn started_by() -> StartedBy<'static> {
         baton: Path::new(BATON),
         node_lock: None,
         isolation: Isolation::Namespace,
+        witness: None,
     }
 }
 

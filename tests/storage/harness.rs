@@ -231,6 +231,7 @@ pub fn started_by(baton: &Path) -> StartedBy<'_> {
         baton,
         node_lock: None,
         isolation: Isolation::Namespace,
+        witness: None,
     }
 }
 

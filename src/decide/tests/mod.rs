@@ -1,6 +1,7 @@
 //! Tables of decisions: one test for each rule. [`Scene`] is one member with what it sees.
 
 mod absence;
+mod copying;
 mod owner;
 mod restart;
 mod standby;

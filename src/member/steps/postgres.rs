@@ -37,6 +37,8 @@ pub(in crate::member) struct Database {
     /// Open while PostgreSQL serves, so that a checkpoint need not connect first.
     session: Mutex<Option<Session>>,
     runs: AtomicU64,
+    /// Every process on the volume, or whoever is about to start one, has a receiver.
+    processes: watch::Sender<()>,
 }
 
 impl Database {
@@ -50,6 +52,7 @@ impl Database {
             postmaster: Mutex::new(None),
             session: Mutex::new(None),
             runs: AtomicU64::new(0),
+            processes: watch::Sender::new(()),
         }
     }
 
@@ -74,6 +77,7 @@ impl Database {
             baton: Path::new(BATON),
             node_lock: Some(self.node_lock.try_clone()?),
             isolation: self.isolation,
+            witness: Some(self.processes.subscribe()),
         })
     }
 
@@ -277,28 +281,23 @@ impl Tools {
         self.stopped(!immediate).await
     }
 
-    /// Kills the whole tree and waits until it is empty. A process that waits for the volume in the
+    /// Kills the whole tree and waits until it is empty, and until no other program works on the volume: each is
+    /// killed with the step that ran it, which this one has ended. A process that waits for the volume in the
     /// kernel cannot die: after a while the device is taken away, and its wait ends.
     pub(super) async fn kill_postgres(&self) -> Done {
         self.database.forget_session().await;
-        let mut end = {
-            let postmaster = self.database.postmaster.lock().await;
-            let Some(postmaster) = postmaster.as_ref() else {
-                return (Outcome::Done, postgres_is(Postgres::Stopped));
-            };
-            if let Err(error) = postmaster.kill() {
-                return failed(error);
-            }
-            postmaster.watch()
-        };
-        let patience = self.timings.kill / 4;
-        if tokio::time::timeout(patience, reaped(&mut end))
-            .await
-            .is_err()
+        if let Some(postmaster) = self.database.postmaster.lock().await.as_ref()
+            && let Err(error) = postmaster.kill()
         {
+            return failed(error);
+        }
+        let gone = self.database.processes.closed();
+        tokio::pin!(gone);
+        let patience = self.timings.kill / 4;
+        if tokio::time::timeout(patience, &mut gone).await.is_err() {
             tracing::warn!("PostgreSQL's processes hang on the volume: its device goes");
             self.link.condemn_device().await;
-            reaped(&mut end).await;
+            gone.await;
         }
         (Outcome::Done, postgres_is(Postgres::Stopped))
     }

@@ -179,6 +179,7 @@ impl Program<'_> {
             log: file,
             node_lock,
             isolation: self.by.isolation,
+            witness: self.by.witness.clone(),
         });
         spawned
             .await
