@@ -10,9 +10,16 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// The address behind the Service now.
 pub type Endpoint = watch::Receiver<Option<SocketAddr>>;
+
+/// What serves a Service's address, until it is dropped.
+pub struct Proxy {
+    pub endpoint: Endpoint,
+    tasks: JoinSet<()>,
+}
 
 /// Serves the Service's address until the runtime ends.
 pub async fn run(
@@ -21,11 +28,24 @@ pub async fn run(
     service: &str,
     address: (Ipv4Addr, u16),
 ) -> Result<Endpoint> {
+    let mut proxy = serve(client, namespace, service, address).await?;
+    proxy.tasks.detach_all();
+    Ok(proxy.endpoint)
+}
+
+/// Serves the Service's address as long as the proxy is kept.
+pub async fn serve(
+    client: Client,
+    namespace: &str,
+    service: &str,
+    address: (Ipv4Addr, u16),
+) -> Result<Proxy> {
     let slices: Api<EndpointSlice> = Api::namespaced(client, namespace);
     let of_service = format!("kubernetes.io/service-name={service}");
     let config = watcher::Config::default().labels(&of_service);
     let (said, endpoint) = watch::channel(None);
-    tokio::spawn(async move {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
         let mut changes = watcher(slices, config)
             .default_backoff()
             .applied_objects()
@@ -40,7 +60,7 @@ pub async fn run(
         .await
         .context("listen at the Service's address")?;
     let leads_to = Arc::new(endpoint.clone());
-    tokio::spawn(async move {
+    tasks.spawn(async move {
         while let Ok((mut near, _)) = listener.accept().await {
             let to = *leads_to.borrow();
             tokio::spawn(async move {
@@ -53,7 +73,7 @@ pub async fn run(
             });
         }
     });
-    Ok(endpoint)
+    Ok(Proxy { endpoint, tasks })
 }
 
 fn endpoint_of(slice: &EndpointSlice) -> Option<SocketAddr> {

@@ -109,13 +109,17 @@ fn since(began: clock::Mono) -> u64 {
     u64::try_from(clock::now().since(began).as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Waits until the controller tells that a standby is ready after this epoch began.
+/// Waits until the controller tells that the owner of this epoch, or a later one, serves and a standby is
+/// ready: its Events of the handover are there then.
 async fn standby_again(site: &Site, epoch: u32, patience: Duration) -> bool {
     let clusters: Api<BatonCluster> = site.api();
     let again = |cluster: Option<&BatonCluster>| {
         let status = cluster.and_then(|cluster| cluster.status.as_ref());
         status.is_some_and(|status: &BatonClusterStatus| {
-            status.epoch >= Some(epoch) && status.standby.is_some()
+            let serves = status.condition("Ready");
+            status.epoch >= Some(epoch)
+                && status.standby.is_some()
+                && serves.is_some_and(|found| found.status == "True")
         })
     };
     let seen = await_condition(clusters, &site.cluster, again);

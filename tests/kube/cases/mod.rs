@@ -57,6 +57,7 @@ pub const ALL: &[Case] = &[
     short("pooler", |world| Box::pin(orders::pooler(world))),
     short("node-lost", |world| Box::pin(moves::node_lost(world))),
     short("zones", |world| Box::pin(zones::zones(world))),
+    short("unsafe-zone", |world| Box::pin(zones::unsafe_zone(world))),
     short("rights", |world| Box::pin(rights::rights(world))),
     long("idle-requests", |world| {
         Box::pin(faults::idle_requests(world))

@@ -13,7 +13,7 @@ use kube::{Api, ResourceExt};
 use tokio_postgres::NoTls;
 
 use super::super::refusals::events;
-use super::place::{CLUSTER, SITES};
+use super::place::{SITES, Zones};
 use crate::places;
 use crate::world::{World, is_ready};
 
@@ -24,11 +24,11 @@ const LABELLED: Duration = Duration::from_secs(20);
 const ANSWERED: Duration = Duration::from_secs(5);
 
 /// Pods on nodes of their site's zone, a Lease for each site and one for all, the Secret of the replicas.
-pub async fn objects(world: &World) -> Result<()> {
+pub async fn objects(world: &World, zones: &Zones) -> Result<()> {
     for ((site, members), (zone, nodes)) in SITES.into_iter().zip(places::ZONES) {
         let mut taken = BTreeSet::new();
         for member in members {
-            let pod = world.pods().get(&format!("{CLUSTER}-{member}")).await?;
+            let pod = world.pods().get(&zones.pod(member)).await?;
             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
             let node = node.context("a pod without a node")?;
             ensure!(nodes.contains(&&*node), "{member} of {zone} is on {node}");
@@ -40,18 +40,20 @@ pub async fn objects(world: &World) -> Result<()> {
     }
     let leases: Api<Lease> = Api::namespaced(world.api.client.clone(), &world.api.namespace);
     for of in ["a", "b", "cluster"] {
-        leases.get(&format!("{CLUSTER}-{of}")).await?;
+        leases.get(&format!("{}-{of}", zones.cluster)).await?;
     }
     let secrets: Api<Secret> = Api::namespaced(world.api.client.clone(), &world.api.namespace);
-    let secret = secrets.get(&format!("{CLUSTER}-replication")).await?;
+    let secret = secrets
+        .get(&format!("{}-replication", zones.cluster))
+        .await?;
     let data = secret.data.unwrap_or_default();
     ensure!(data.contains_key("password"), "no password for replicas");
     Ok(())
 }
 
-/// `replica` follows `primary`, synchronously; the system identifier that both have. A replica of which that
-/// is true was copied from its primary: `initdb` draws a new one.
-pub async fn follows(primary: &str, replica: &str) -> Result<String> {
+/// `replica` follows `primary`, and commits wait for it as `sync` says; the system identifier that both have.
+/// A replica of which that is true was copied from its primary: `initdb` draws a new one.
+pub async fn follows(primary: &str, replica: &str, sync: &str) -> Result<String> {
     let recovery = "SELECT pg_is_in_recovery()::text";
     ensure!(
         ask(primary, recovery).await? == "false",
@@ -60,30 +62,45 @@ pub async fn follows(primary: &str, replica: &str) -> Result<String> {
     ensure!(ask(replica, recovery).await? == "true", "{replica} leads");
     let streams = "SELECT string_agg(application_name || ' ' || state || ' ' || sync_state, ',') \
                    FROM pg_stat_replication";
-    let site = replica.strip_prefix(&format!("{CLUSTER}-"));
+    let site = replica.rsplit('-').next();
     let site = site.and_then(|member| member.get(..1)).context("no site")?;
     let is = ask(primary, streams).await?;
-    ensure!(is == format!("baton_{site} streaming quorum"), "{is}");
+    ensure!(is == format!("baton_{site} streaming {sync}"), "{is}");
     let system = "SELECT system_identifier::text FROM pg_control_system()";
     let (one, other) = (ask(primary, system).await?, ask(replica, system).await?);
     ensure!(one == other, "system {one} at the primary, {other} beside");
     Ok(one)
 }
 
+/// Waits until one of the replica's members follows `primary`, and no commit waits for it.
+pub async fn follows_in_time(primary: &str, members: &[String; 2], within: Duration) -> Result<()> {
+    let end = tokio::time::Instant::now() + within;
+    loop {
+        for replica in members {
+            if follows(primary, replica, "async").await.is_ok() {
+                return Ok(());
+            }
+        }
+        let late = tokio::time::Instant::now() > end;
+        ensure!(!late, "none of {members:?} follows within {within:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 /// Clients for reads alone are led to the replica, those for any reads to both.
-pub async fn led(world: &World, primary: &str, replica: &str) -> Result<()> {
-    selected(world, "ro", &[replica]).await?;
-    selected(world, "r", &[primary, replica]).await
+pub async fn led(world: &World, zones: &Zones, primary: &str, replica: &str) -> Result<()> {
+    selected(world, zones, "ro", &[replica]).await?;
+    selected(world, zones, "r", &[primary, replica]).await
 }
 
 /// Without a replica.
-pub async fn led_to_one(world: &World, primary: &str) -> Result<()> {
-    selected(world, "ro", &[]).await?;
-    selected(world, "r", &[primary]).await
+pub async fn led_to_one(world: &World, zones: &Zones, primary: &str) -> Result<()> {
+    selected(world, zones, "ro", &[]).await?;
+    selected(world, zones, "r", &[primary]).await
 }
 
 /// What the status and the Events say when a zone has just been lost.
-pub async fn lost(world: &World, status: &BatonClusterStatus) -> Result<()> {
+pub async fn lost(world: &World, zones: &Zones, status: &BatonClusterStatus) -> Result<()> {
     let replication = status.condition("ReplicationHealthy");
     let replication = replication.context("no word of the replication")?;
     ensure!(
@@ -99,17 +116,17 @@ pub async fn lost(world: &World, status: &BatonClusterStatus) -> Result<()> {
         "the active is {:?}",
         status.active
     );
-    told(world, "Warning", "ReplicationDegraded").await?;
-    told(world, "Normal", "PrimaryMoved").await
+    told(world, zones, "Warning", "ReplicationDegraded").await?;
+    told(world, zones, "Normal", "PrimaryMoved").await
 }
 
 /// And when it is back.
-pub async fn healthy_again(world: &World) -> Result<()> {
-    told(world, "Normal", "ReplicationHealthy").await
+pub async fn healthy_again(world: &World, zones: &Zones) -> Result<()> {
+    told(world, zones, "Normal", "ReplicationHealthy").await
 }
 
-async fn told(world: &World, kind: &str, reason: &str) -> Result<()> {
-    let all = events(world, CLUSTER, kind).await?;
+async fn told(world: &World, zones: &Zones, kind: &str, reason: &str) -> Result<()> {
+    let all = events(world, zones.cluster, kind).await?;
     ensure!(
         all.iter().any(|told| told == reason),
         "no {reason}: {all:?}"
@@ -129,9 +146,11 @@ pub fn refused_nothing(world: &World) -> Result<()> {
 }
 
 /// Waits until these are the ready pods that a Service selects: what Kubernetes makes its endpoints from.
-async fn selected(world: &World, service: &str, wanted: &[&str]) -> Result<()> {
+async fn selected(world: &World, zones: &Zones, service: &str, wanted: &[&str]) -> Result<()> {
     let services: Api<Service> = Api::namespaced(world.api.client.clone(), &world.api.namespace);
-    let service = services.get(&format!("{CLUSTER}-{service}")).await?;
+    let service = services
+        .get(&format!("{}-{service}", zones.cluster))
+        .await?;
     let name = service.name_any();
     let selector: BTreeMap<String, String> = service
         .spec

@@ -9,12 +9,9 @@ use serde_json::{Value, json};
 
 use super::super::orders::door_for_orders;
 use crate::places;
-use crate::proxy::{self, Endpoint};
+use crate::proxy::{self, Proxy};
 use crate::storage::{self, Storage};
 use crate::world::World;
-
-/// The cluster.
-pub const CLUSTER: &str = "wide";
 
 /// Its sites, in the order of the zones, with their members.
 pub const SITES: [(&str, [&str; 2]); 2] = [("a", ["a1", "a2"]), ("b", ["b1", "b2"])];
@@ -22,19 +19,21 @@ pub const SITES: [(&str, [&str; 2]); 2] = [("a", ["a1", "a2"]), ("b", ["b1", "b2
 /// How long the Service may take to lead to the promoted site.
 const LED: Duration = Duration::from_secs(60);
 
-/// The zones while the case runs.
+/// The zones and the cluster in them, while a case runs.
 pub struct Zones {
+    /// The cluster: of each case its own, because volumes outlive their cluster.
+    pub cluster: &'static str,
     storages: Vec<Storage>,
-    endpoint: Endpoint,
+    proxy: Proxy,
 }
 
 impl Zones {
     /// Starts both zones and asks for the cluster.
-    pub async fn make(world: &mut World) -> Result<Self> {
+    pub async fn make(world: &mut World, cluster: &'static str, synchronous: &str) -> Result<Self> {
         let mut storages = Vec::new();
         for (place, (zone, _)) in (0..).zip(places::ZONES) {
             let plan = storage::Plan {
-                name: format!("storage-{zone}"),
+                name: format!("storage-{cluster}-{zone}"),
                 listen: places::zone_storage(place),
                 subsystem: subsystem(zone),
                 namespaces: vec![Some("1G")],
@@ -43,23 +42,27 @@ impl Zones {
         }
         let World { api, nodes, .. } = world;
         for node in nodes.iter_mut().skip(places::NODES.len()) {
-            node.start(api).await?;
+            node.boot(api).await?;
         }
-        let service = format!("{CLUSTER}-rw");
+        let service = format!("{cluster}-rw");
         let address = (places::ZONES_SERVICE, 5432);
         let client = world.api.client.clone();
-        let endpoint = proxy::run(client, &world.api.namespace, &service, address).await?;
+        let proxy = proxy::serve(client, &world.api.namespace, &service, address).await?;
         for (site, _) in SITES {
-            let claim = claim(site);
+            let claim = claim(cluster, site);
             world
                 .api
                 .make_claim(&claim, "ReadWriteMany", "Block")
                 .await?;
         }
-        let mut cluster = cluster(world);
-        cluster["spec"]["api"] = door_for_orders(world, CLUSTER).await?;
-        world.apply(&cluster).await.context("apply the cluster")?;
-        Ok(Self { storages, endpoint })
+        let mut wanted = specification(world, cluster, synchronous);
+        wanted["spec"]["api"] = door_for_orders(world, cluster).await?;
+        world.apply(&wanted).await.context("apply the cluster")?;
+        Ok(Self {
+            cluster,
+            storages,
+            proxy,
+        })
     }
 
     /// Waits until the cluster's status is as wished.
@@ -71,7 +74,7 @@ impl Zones {
     ) -> Result<BatonClusterStatus> {
         let end = tokio::time::Instant::now() + within;
         loop {
-            let status = world.clusters().get(CLUSTER).await?.status;
+            let status = world.clusters().get(self.cluster).await?.status;
             let status = status.unwrap_or_default();
             if wished(&status) {
                 return Ok(status);
@@ -102,9 +105,14 @@ impl Zones {
         Ok(())
     }
 
+    /// The pod of a member.
+    pub fn pod(&self, member: &str) -> String {
+        format!("{}-{member}", self.cluster)
+    }
+
     /// Waits until the Service for writers leads to this pod.
     pub async fn leads_to(&self, pod: Ipv4Addr) -> Result<()> {
-        let mut endpoint = self.endpoint.clone();
+        let mut endpoint = self.proxy.endpoint.clone();
         let there = endpoint.wait_for(|to| to.is_some_and(|to| to.ip() == pod));
         let there = tokio::time::timeout(LED, there).await;
         there.context("the Service does not lead to the other site")??;
@@ -113,7 +121,7 @@ impl Zones {
 
     /// Takes the cluster away, then the zones.
     pub async fn end(mut self, world: &mut World) -> Result<()> {
-        world.remove(CLUSTER).await?;
+        world.remove(self.cluster).await?;
         for node in world.nodes.iter_mut().skip(places::NODES.len()) {
             node.lose().await?;
         }
@@ -129,8 +137,8 @@ fn first_zone(world: &mut World) -> impl Iterator<Item = &mut crate::node::Node>
     nodes.take(places::ZONES[0].1.len())
 }
 
-fn claim(site: &str) -> String {
-    format!("{CLUSTER}-{site}-data")
+fn claim(cluster: &str, site: &str) -> String {
+    format!("{cluster}-{site}-data")
 }
 
 fn subsystem(zone: &str) -> String {
@@ -138,13 +146,13 @@ fn subsystem(zone: &str) -> String {
 }
 
 /// As `deploy/overlays/zones` has it, on this storage.
-fn cluster(world: &World) -> Value {
+fn specification(world: &World, cluster: &str, synchronous: &str) -> Value {
     let sites = (0..).zip(SITES).zip(places::ZONES);
     let sites = sites.map(|((place, (site, members)), (zone, _))| {
         json!({
             "name": site,
             "volume": {
-                "claimName": claim(site),
+                "claimName": claim(cluster, site),
                 "transport": "tcp",
                 "address": places::zone_storage(place).to_string(),
                 "subsystem": subsystem(zone),
@@ -156,7 +164,7 @@ fn cluster(world: &World) -> Value {
     json!({
         "apiVersion": "baton.dev/v1alpha1",
         "kind": "BatonCluster",
-        "metadata": { "name": CLUSTER, "namespace": world.api.namespace },
+        "metadata": { "name": cluster, "namespace": world.api.namespace },
         "spec": {
             "image": "baton:test",
             "postgres": {
@@ -164,7 +172,7 @@ fn cluster(world: &World) -> Value {
                 "hba": ["host all all 10.111.0.0/24 trust"],
             },
             "sites": sites.collect::<Vec<_>>(),
-            "replication": { "synchronous": "preferred", "firstPrimary": SITES[0].0 },
+            "replication": { "synchronous": synchronous, "firstPrimary": SITES[0].0 },
             // Within the bounds of a test; three times `detection` is the least that is taken.
             "timings": { "keep_alive": "3s", "quiesce": "2s", "site_detection": "6s" },
         },
