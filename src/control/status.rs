@@ -368,6 +368,7 @@ fn volume(observation: &Observation, config: &Config, now: Mono) -> ChannelStatu
 pub(crate) fn failure(observation: &Observation) -> Option<String> {
     match &observation.finished.as_ref()?.outcome {
         Outcome::Failed { cause } => Some(format!("the last step failed: {cause}")),
+        Outcome::CopyNeeded { why } => Some(format!("the database must be copied anew: {why}")),
         Outcome::Overdue => Some("the last step did not end in time".to_owned()),
         Outcome::Volume(VolumeFacts::Foreign { what }) => Some(what.clone()),
         Outcome::Done
@@ -378,6 +379,7 @@ pub(crate) fn failure(observation: &Observation) -> Option<String> {
             VolumeFacts::Blank | VolumeFacts::Unfinished | VolumeFacts::Ours { .. },
         )
         | Outcome::Aligned(_)
+        | Outcome::RecordOlder { .. }
         | Outcome::Reconfigured { .. }
         | Outcome::ShutDown { .. }
         | Outcome::Stopped { .. }

@@ -85,6 +85,8 @@ impl Tally {
             | Outcome::Volume(_)
             | Outcome::Stopped { .. }
             | Outcome::Aligned(_)
+            | Outcome::RecordOlder { .. }
+            | Outcome::CopyNeeded { .. }
             | Outcome::Reconfigured { .. }
             | Outcome::ShutDown { .. }
             | Outcome::Unmounted { .. } => {

@@ -254,12 +254,15 @@ pub enum Work {
     },
     /// Hazardous. Bring the data directory in line with the cluster's record: rewind what the
     /// primary of this term does not have, or copy its database anew. PostgreSQL is stopped.
-    /// Outcome `Aligned`.
+    /// Without a record, term and writes 0, only look at what is noted beside the data.
+    /// Outcome `Aligned`, `RecordOlder` or `CopyNeeded`.
     Align {
         /// Whose permit.
         epoch: Epoch,
         /// The term of the record.
         term: u64,
+        /// How many writes the record has seen.
+        writes: u64,
         /// The primary's site.
         primary: SiteName,
         /// Copy the database anew.
@@ -288,6 +291,8 @@ pub enum Work {
         epoch: Epoch,
         /// The term it begins.
         term: u64,
+        /// How many writes the record has seen.
+        writes: u64,
         /// The greatest timeline that the cluster knows: the new one is above it.
         above: u32,
         /// In which way it goes on.
@@ -428,6 +433,11 @@ pub(super) fn allowance(work: &Work, timings: &super::Timings) -> Duration {
         Work::Format { .. } => timings.format,
         Work::Seed { .. } | Work::Align { .. } => timings.seed,
         Work::Serve { .. } => timings.start,
+        // Until commits wait for another site, a checkpoint goes by.
+        Work::Reconfigure {
+            serve: Serve::Primary { need: 1.., .. },
+            ..
+        } => timings.checkpoint,
         Work::Reconfigure { .. } | Work::KeepSlots { .. } => timings.command * 5,
         Work::Promote { .. } => timings.promote,
         Work::StopToMove => timings.stop_fast,

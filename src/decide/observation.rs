@@ -10,7 +10,7 @@ use nvme::HostId;
 use serde::{Deserialize, Serialize};
 
 use super::reason::Reason;
-use super::zone::{ClusterRecord, Data, Position, SiteNumber, ZoneSeen};
+use super::zone::{ClusterRecord, Data, Newest, Position, SiteNumber, ZoneSeen};
 
 /// What one channel says. Unknown is its own answer; it is never "dead" and never "silent".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -387,6 +387,18 @@ pub enum Outcome {
     },
     /// `Align`: what the data directory is now.
     Aligned(Data),
+    /// `Align`: what is noted beside the data knows a newer record than the one that was read.
+    RecordOlder {
+        /// What is noted.
+        known: Newest,
+        /// What the data is, in that term.
+        data: Data,
+    },
+    /// `Align`: what is there cannot be brought in line, it must be copied anew.
+    CopyNeeded {
+        /// Why.
+        why: String,
+    },
     /// `Reconfigure`: PostgreSQL runs in that way; where a replica stopped to receive.
     Reconfigured {
         /// What it has flushed of what it received.

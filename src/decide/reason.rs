@@ -251,7 +251,9 @@ impl Reason {
                 | Self::VolumeBlank
                 | Self::CannotFormat
                 | Self::PostgresKeepsFailing
-                | Self::Zone(ZoneReason::OtherSystem)
+                | Self::Zone(
+                    ZoneReason::OtherSystem | ZoneReason::RecordLost | ZoneReason::RecordOlder
+                )
         )
     }
 }

@@ -140,7 +140,8 @@ impl Turn<'_> {
                 let work = Work::Promote {
                     epoch,
                     term: record.term,
-                    above: record.newest_timeline,
+                    writes: record.writes,
+                    above: record.newest_timeline.saturating_sub(1),
                     serve,
                 };
                 (work, ZoneReason::Promoting)
@@ -185,15 +186,19 @@ impl Turn<'_> {
     }
 
     fn align(&self, epoch: Epoch, reseed: bool) -> Option<(Work, ZoneReason)> {
-        let record = &self.cluster()?.record;
+        let own = &self.config.zone.as_ref()?.site;
+        let record = self.seen.zone.as_ref()?.record.known()?;
+        let record = record.as_ref().map(|lease| &lease.record);
+        let primary = record.map_or(own, |record| &record.primary).clone();
         let why = match reseed {
-            true => ZoneReason::Seeding(record.primary.clone()),
+            true => ZoneReason::Seeding(primary.clone()),
             false => ZoneReason::Aligning,
         };
         let work = Work::Align {
             epoch,
-            term: record.term,
-            primary: record.primary.clone(),
+            term: record.map_or(0, |record| record.term),
+            writes: record.map_or(0, |record| record.writes),
+            primary,
             reseed,
         };
         Some((work, why))
@@ -234,6 +239,9 @@ impl Turn<'_> {
         };
         match seen.record.known() {
             None => unknown,
+            Some(None) if self.memory.zone.newest.is_some() => {
+                Err(Reason::Zone(ZoneReason::RecordLost))
+            }
             // Only where there never was a database of this cluster.
             Some(None) if zone.first == zone.site => Ok(Work::Format { epoch }),
             Some(None) => Err(Reason::Zone(ZoneReason::WaitingForFirst(
@@ -295,6 +303,10 @@ impl Turn<'_> {
     fn finish_failover(&mut self, urged: Urged) {
         let record = self.cluster().map(|lease| &lease.record);
         let Some(record) = record.filter(|record| record.term > urged.term) else {
+            if urged.at.elapsed(self.timings().promote, self.now) {
+                self.memory.zone.urged = None;
+                self.refuse(urged.request, Reason::HandoverFailed);
+            }
             return;
         };
         let here = self.config.zone.as_ref().map(|zone| &zone.site);
@@ -375,19 +387,22 @@ impl Turn<'_> {
         let Some(own) = self.owned_here() else {
             return self.refuse_elsewhere(id, ask);
         };
-        if self.runs_the_primary() {
-            return self.refuse(id, Reason::NotNow { ask });
-        }
+        let (leads, at) = (self.runs_the_primary(), self.now);
         let detection = self.timings().detection;
         let Some(judge) = self.judge(own.epoch, own.proven_at) else {
             return self.refuse(id, Reason::NotNow { ask });
         };
+        // A primary has nothing to take over, unless nobody can tell any more that it is the one.
+        if leads && !judge.record_is_lost() {
+            return self.refuse(id, Reason::NotNow { ask });
+        }
         match judge.may_be_urged(allow_data_loss, detection) {
             Ok(term) => {
                 self.memory.zone.urged = Some(Urged {
                     request: id,
                     term,
                     allow_data_loss,
+                    at,
                 });
             }
             Err(why) => self.refuse(id, Reason::Zone(ZoneReason::NotSafe(why))),

@@ -29,7 +29,7 @@ impl World {
     /// What the primary's owner writes into the record of all sites.
     async fn record(&self, primary: &str, term: u64, sync: &Value) {
         let record = json!({
-            "term": term, "primary": primary, "owner": null, "system": 7, "timeline": 1,
+            "writes": term, "term": term, "primary": primary, "owners": {}, "system": 7, "timeline": 1,
             "newest_timeline": 1, "sync": sync, "cuts": {}, "moving": null, "history": [],
         });
         let record = json!({

@@ -54,7 +54,7 @@ pub fn object(path: &str, query: &str) -> Option<Value> {
 fn all_sites(register: &Value) -> Value {
     let mut all = register.clone();
     all["cluster"] = json!({
-        "term": 2, "primary": "east", "owner": null, "system": 7, "timeline": 1, "newest_timeline": 1,
+        "writes": 9, "term": 2, "primary": "east", "owners": {}, "system": 7, "timeline": 1, "newest_timeline": 1,
         "sync": sync(), "cuts": {}, "moving": null, "history": [],
     });
     all

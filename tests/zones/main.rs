@@ -43,16 +43,37 @@ fn no_acknowledged_write_is_lost_between_sites() {
     assert!(seen.superseded > 0 && seen.withdrawn > 0, "{seen:?}");
 }
 
-/// What would be lost without a rule must be found, or the simulation proves nothing.
+/// What would be lost without a rule must be found, or the simulation proves nothing. The search begins
+/// at a seed from which it does not take long.
 #[test]
 fn a_broken_rule_is_found() {
-    for broken in [
-        Broken::SpeaksForOthers,
-        Broken::KeepsConfirmed,
-        Broken::DegradesSilently,
-        Broken::StaysPrimary,
-    ] {
-        let found = (0..500).find_map(|seed| World::new(seed, broken).run().err());
-        assert!(found.is_some(), "{broken:?} is not found");
-    }
+    let broken = [
+        (Broken::SpeaksForOthers, 0),
+        (Broken::KeepsConfirmed, 0),
+        (Broken::DegradesSilently, 0),
+        (Broken::StaysPrimary, 0),
+        (Broken::PostgresFirst, 0),
+        (Broken::ReceivesFirst, 0),
+        (Broken::ForgetsWrites, 0),
+        (Broken::ForgetsOwners, 0),
+        (Broken::TrustsFailure, 0),
+    ];
+    let seeds = number("SEEDS").unwrap_or(500);
+    let missed: Vec<_> = std::thread::scope(|scope| {
+        let searches = broken.map(|(broken, from)| {
+            scope.spawn(move || {
+                let mut seeds = from..from + seeds;
+                let found =
+                    seeds.find_map(|seed| Some((seed, World::new(seed, broken).run().err()?)));
+                let what = found.as_ref().map(|(seed, what)| (seed, what.get(..80)));
+                println!("{broken:?}: {what:?}");
+                found.is_none().then_some(broken)
+            })
+        });
+        let ended = searches
+            .into_iter()
+            .map(|search| search.join().expect("no panic"));
+        ended.flatten().collect()
+    });
+    assert!(missed.is_empty(), "not found: {missed:?}");
 }

@@ -18,6 +18,8 @@ pub struct Site {
     pub memory: ZoneMemory,
     /// Its members live.
     pub up: bool,
+    /// When it will be lost.
+    pub doomed: Option<Mono>,
     /// It reaches the lease store.
     pub store: bool,
     pub epoch: u32,
@@ -51,6 +53,7 @@ impl Site {
             config,
             memory: ZoneMemory::default(),
             up: true,
+            doomed: None,
             store: true,
             epoch: 1,
             proven_at: Mono::ZERO,
@@ -75,6 +78,14 @@ impl Site {
         self.receives = None;
         self.waiting.clear();
         self.flushed.clear();
+    }
+
+    /// All of it is gone, but for the volume.
+    pub fn lose(&mut self) {
+        self.up = false;
+        self.doomed = None;
+        self.step = None;
+        self.stop();
     }
 
     /// Another member, or another process, of the site owns the volume now.

@@ -100,9 +100,16 @@ impl World {
     }
 
     fn reconfigure(&mut self, index: usize, serve: &Serve) -> Outcome {
-        if self.sites[index].postgres != Postgres::Running {
+        // It may fail before its effect, or after that.
+        let fails = self.rng.range(0, 20);
+        if self.sites[index].postgres != Postgres::Running || fails == 0 {
             return failed();
         }
+        let outcome = self.reconfigured(index, serve);
+        if fails == 1 { failed() } else { outcome }
+    }
+
+    fn reconfigured(&mut self, index: usize, serve: &Serve) -> Outcome {
         match serve {
             Serve::Primary { need, sites } => {
                 self.sites[index].names = (*need, sites.clone());
@@ -155,7 +162,11 @@ impl World {
         let of = self.index(primary);
         let site = &mut self.sites[index];
         if of == index {
-            let state = *site.state.get_or_insert((term, Data::Primary));
+            // Without a record it is only looked at.
+            let state = site.state.unwrap_or((term, Data::Primary));
+            if term > 0 {
+                site.state = Some(state);
+            }
             return match state {
                 (_, Data::Replica) => Outcome::Aligned(Data::Replica),
                 (known, Data::Primary) if known == term => Outcome::Aligned(Data::Primary),

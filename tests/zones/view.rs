@@ -1,6 +1,8 @@
 //! What a site sees of the others, of the record and of its own PostgreSQL.
 
-use baton::decide::zone::{Follower, Position, PostgresFacts, ProbeFacts, SlotFacts, ZoneSeen};
+use baton::decide::zone::{
+    Follower, Position, PostgresFacts, ProbeFacts, Serve, SlotFacts, ZoneSeen,
+};
 use baton::decide::{Incarnation, Lease, LeaseRecord, LeaseVersion, Postgres, Seen as Look};
 use baton::postgres::Lsn;
 use fencing::Mono;
@@ -80,7 +82,11 @@ impl World {
             in_recovery: site.replica,
             flushed: position(site),
             replayed: Lsn(site.log.len() as u64),
-            names: String::new(),
+            names: Serve::Primary {
+                need: site.names.0,
+                sites: site.names.1.clone(),
+            }
+            .names(),
             receiving: site.receives.is_some(),
             heard_ms: Some(u64::try_from(heard).unwrap_or(u64::MAX)),
             delay_ms: None,

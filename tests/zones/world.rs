@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use baton::decide::zone::{
-    ClusterLease, ClusterRecord, How, Judge, Move, SiteName, Situation, Synchronous, ZoneConfig,
-    ZoneReason,
+    ClusterLease, ClusterRecord, How, Judge, Move, Owner, SiteName, Situation, Synchronous,
+    ZoneConfig, ZoneReason,
 };
-use baton::decide::{LeaseVersion, Postgres, Timings, Work};
+use baton::decide::{LeaseVersion, Postgres, Seen as Look, Timings, Work};
 use fencing::{Epoch, MemberId, Mono};
 
 use super::rng::Rng;
@@ -28,8 +28,18 @@ pub enum Broken {
     KeepsConfirmed,
     /// PostgreSQL stops to wait without a word in the record.
     DegradesSilently,
-    /// A primary that was superseded goes on, and takes nobody's word for what it promised.
+    /// A primary that was superseded goes on.
     StaysPrimary,
+    /// PostgreSQL stops to wait first, then the record says so.
+    PostgresFirst,
+    /// A site that has stopped to follow receives before its name is out of the record.
+    ReceivesFirst,
+    /// A write whose outcome is not known is taken for lost after a while.
+    ForgetsWrites,
+    /// What an earlier owner of the site wrote is taken for lost.
+    ForgetsOwners,
+    /// A change of PostgreSQL that failed is taken for one that did not happen.
+    TrustsFailure,
 }
 
 /// What happened, so that nothing is proven by its absence.
@@ -211,18 +221,21 @@ impl World {
     }
 
     fn fault(&mut self) {
+        let now = self.now;
+        for site in &mut self.sites {
+            if site.doomed.is_some_and(|at| now >= at) {
+                site.lose();
+            }
+        }
         let (one, other) = (
             self.rng.index(self.sites.len()),
             self.rng.index(self.sites.len()),
         );
-        let now = self.now;
         match self.rng.range(0, 900) {
             0 | 1 => self.sites[one].take_over(now),
             2 if self.sites[one].up => {
                 self.say(|| format!("{one}: lost"));
-                self.sites[one].up = false;
-                self.sites[one].stop();
-                self.sites[one].step = None;
+                self.sites[one].lose();
             }
             3..=9 if !self.sites[one].up => {
                 self.sites[one].up = true;
@@ -247,6 +260,12 @@ impl World {
                 }
             }
             21 => self.ask_to_move(one),
+            // What it shows at its start is soon all that is left of it.
+            22 | 23 if self.sites[one].up => {
+                self.sites[one].take_over(now);
+                self.sites[one].doomed =
+                    Some(now + Duration::from_millis(self.rng.range(500, 5_000)));
+            }
             _ => {}
         }
     }
@@ -362,15 +381,35 @@ impl World {
         index: usize,
         with: impl FnOnce(Judge<'_>) -> Option<Move>,
     ) -> Option<Move> {
-        let seen = self.see(index);
+        let mut seen = self.see(index);
         let site = &mut self.sites[index];
+        let own = Owner {
+            member: MemberId::new(1).expect("1 is a number"),
+            epoch: Epoch::new(site.epoch).expect("a small number"),
+        };
+        if let Look::Known {
+            value: Some(lease), ..
+        } = &mut seen.record
+        {
+            let record = &mut lease.record;
+            match self.broken {
+                Broken::ForgetsOwners => {
+                    record.owners.insert(site.name.clone(), own);
+                }
+                // What was written over the old record is taken for done.
+                Broken::KeepsConfirmed if record.owners.get(&site.name) == Some(&own) => {
+                    record.sync.confirmed = false;
+                }
+                _ => {}
+            }
+        }
         let judge = Judge {
             config: &site.config,
             timings: &self.timings,
             seen: &seen,
             situation: Situation {
-                member: MemberId::new(1).expect("1 is a number"),
-                epoch: Epoch::new(site.epoch).expect("a small number"),
+                member: own.member,
+                epoch: own.epoch,
                 proven_at: site.proven_at,
                 awake_since: site.proven_at,
                 postgres: site.postgres,
@@ -405,7 +444,6 @@ impl World {
         if superseded.is_some() && self.sites[index].postgres != Postgres::Stopped {
             self.seen.superseded += 1;
             if stays {
-                self.sites[index].names.0 = 0;
                 return;
             }
             self.sites[index].stop();
@@ -414,16 +452,32 @@ impl World {
         if self.sites[index].step.is_some() {
             return;
         }
+        self.forget(index);
         if let Some(next) = self.judge(index, |judge| Some(judge.judge())) {
             self.carry_out(index, next);
+        }
+    }
+
+    /// What a member without one of the rules does not know.
+    fn forget(&mut self, index: usize) {
+        let now = self.now;
+        let (patience, broken) = (Duration::from_millis(1_300), self.broken);
+        let site = &mut self.sites[index];
+        let memory = &mut site.memory;
+        match broken {
+            Broken::ForgetsWrites if memory.wrote.is_some_and(|at| at.elapsed(patience, now)) => {
+                memory.wrote_over = None;
+            }
+            Broken::TrustsFailure => memory.unsure = false,
+            _ => {}
         }
     }
 
     fn carry_out(&mut self, index: usize, next: Move) {
         let epoch = Epoch::new(self.sites[index].epoch).expect("a small number");
         let record = self.record.as_ref().map(|lease| &lease.record);
-        let (term, primary) = record.map_or((0, None), |record| {
-            (record.term, Some(record.primary.clone()))
+        let (term, writes, primary) = record.map_or((0, 0, None), |record| {
+            (record.term, record.writes, Some(record.primary.clone()))
         });
         let work = match next {
             Move::Wait(_) | Move::KeepSlots => return,
@@ -437,7 +491,8 @@ impl World {
             Move::Align { reseed } => Work::Align {
                 epoch,
                 term,
-                primary: primary.expect("there is a record"),
+                writes,
+                primary: primary.unwrap_or(self.sites[index].name.clone()),
                 reseed,
             },
             Move::Start(serve) => Work::Serve { epoch, serve },
@@ -445,6 +500,7 @@ impl World {
             Move::Promote(serve) => Work::Promote {
                 epoch,
                 term,
+                writes,
                 above: 0,
                 serve,
             },
@@ -454,11 +510,12 @@ impl World {
         self.begin(index, work);
     }
 
-    /// A compare-and-set takes its time; one in twenty is lost on its way.
+    /// A compare-and-set takes its time; one in twenty is lost on its way, some arrive long after.
     fn write(&mut self, index: usize, expected: Option<LeaseVersion>, mut record: ClusterRecord) {
         if !self.sites[index].store || self.rng.chance(5) {
             return;
         }
+        let mut slow = 15;
         let before = self.record.as_ref().map(|lease| &lease.record);
         if let Some(before) = before.filter(|before| before.term == record.term) {
             if self.broken == Broken::SpeaksForOthers && !record.cuts.is_empty() {
@@ -473,8 +530,19 @@ impl World {
                 record.sync = before.sync.clone();
                 self.sites[index].names.0 = 0;
             }
+            if self.broken == Broken::PostgresFirst && record.sync.need == 0 {
+                self.sites[index].names.0 = 0;
+                slow = 100;
+            }
+            let withdrawn = before.cuts.len() > record.cuts.len();
+            if self.broken == Broken::ReceivesFirst && withdrawn {
+                let primary = self.index(&before.primary);
+                self.sites[index].receives = Some(primary);
+                slow = 100;
+            }
         }
-        let at = self.now + Duration::from_millis(self.rng.range(0, 800));
+        let late = if self.rng.chance(slow) { 20_000 } else { 800 };
+        let at = self.now + Duration::from_millis(self.rng.range(0, late));
         self.writes.push(Write {
             at,
             expected,

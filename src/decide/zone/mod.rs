@@ -9,14 +9,18 @@
 //!
 //! Sites never talk to each other but through the record and PostgreSQL's own connections. The rules:
 //!
-//! 1. A primary starts only after a compare-and-set on this very record, under its own epoch.
+//! 1. PostgreSQL starts, and is told to run in another way, only after a compare-and-set on this very
+//!    record under its own epoch, and never while an earlier one may still arrive: another is made
+//!    first, in whose place the earlier one does not fit.
 //! 2. What is promised is taken back in the record first, then at PostgreSQL; it is given at
 //!    PostgreSQL first, then in the record.
 //! 3. A site promotes itself by one compare-and-set that finds the promise unbroken, after so many
 //!    sites have stopped to follow the old primary that it can get no acknowledgement any more.
 //! 4. Who finds that another site was promoted kills its primary.
 
+mod lost;
 mod primary;
+mod promise;
 mod reason;
 pub mod record;
 mod replica;
@@ -32,8 +36,8 @@ pub use record::{
     Synchronous,
 };
 pub use seen::{
-    Asked, Data, Follower, PostgresFacts, ProbeFacts, Serve, SiteNumber, SlotFacts, Stopping,
-    Urged, ZoneConfig, ZoneMemory, ZoneSeen,
+    Asked, Data, Follower, Newest, PostgresFacts, ProbeFacts, Serve, SiteNumber, SlotFacts,
+    Stopping, Urged, ZoneConfig, ZoneMemory, ZoneSeen,
 };
 
 use super::memory::{Span, Track};
@@ -109,31 +113,87 @@ impl<'a> Judge<'a> {
     /// What to do next.
     pub fn judge(mut self) -> Move {
         self.watch();
-        let stopped = self.situation.postgres == Postgres::Stopped;
-        if stopped {
-            self.memory.runs = None;
-            self.memory.began = None;
-            self.memory.named = None;
-            self.memory.stopping = Stopping::Not;
-            self.memory.pursuits.clear();
+        if self.situation.postgres == Postgres::Stopped {
+            self.memory.stopped_postgres();
         }
         let Some(found) = self.record() else {
             return Move::Wait(ZoneReason::RecordUnknown);
         };
         let Some(lease) = found else {
-            return self.first();
+            return self.without_record();
         };
-        if let Some(wait) = self.writing(lease) {
-            return wait;
-        }
         let record = &lease.record;
+        if self.outdated(record) {
+            return self.with_older_record(lease);
+        }
+        self.memory.newest = Some(Newest::of(record));
+        if self.in_flight(Some(&lease.version)) {
+            return Move::Wait(ZoneReason::Recording);
+        }
         if self.other_system(record) {
             return Move::Wait(ZoneReason::OtherSystem);
         }
-        if record.primary == self.config.site {
+        let next = if record.primary == self.config.site {
             self.primary(lease)
         } else {
             self.replica(lease)
+        };
+        self.claimed_first(lease, next)
+    }
+
+    /// Nothing changes how PostgreSQL runs while a write of this owner's, whose outcome is not known,
+    /// or of an earlier owner of this site may still arrive: a write that is in the record before
+    /// takes its place.
+    fn claimed_first(&mut self, lease: &ClusterLease, next: Move) -> Move {
+        if !matches!(
+            next,
+            Move::Start(_) | Move::Reconfigure(_) | Move::Promote(_)
+        ) {
+            return next;
+        }
+        let own = self.own();
+        let known = lease.record.owners.get(&self.config.site);
+        if known == Some(&own) {
+            self.memory.rival = None;
+            let unresolved = self.wrote_over(Some(&lease.version));
+            return match unresolved {
+                true => self.rewrite(lease, ZoneReason::Recording, |_| {}),
+                false => next,
+            };
+        }
+        if let Some(other) = known.filter(|other| other.epoch > own.epoch)
+            && !self.outlasts(*other)
+        {
+            return Move::Wait(ZoneReason::Changing);
+        }
+        let site = self.config.site.clone();
+        self.rewrite(lease, ZoneReason::Recording, |record| {
+            record.owners.insert(site, own);
+        })
+    }
+
+    /// A greater epoch is in the record than this owner's: this one was overtaken and is about to find
+    /// that out at the volume, or the site has a new volume.
+    fn outlasts(&mut self, other: Owner) -> bool {
+        let now = self.now;
+        let rival = self
+            .memory
+            .rival
+            .take()
+            .filter(|rival| rival.value == other);
+        let rival = rival.unwrap_or(Track {
+            value: other,
+            since: now,
+        });
+        let since = rival.since.max(self.situation.awake_since);
+        self.memory.rival = Some(rival);
+        since.elapsed(self.timings.site_detection, now)
+    }
+
+    fn own(&self) -> Owner {
+        Owner {
+            member: self.situation.member,
+            epoch: self.situation.epoch,
         }
     }
 
@@ -141,7 +201,7 @@ impl<'a> Judge<'a> {
     /// promoted.
     pub fn superseded_now(&self) -> Option<ZoneReason> {
         let record = &self.record()??.record;
-        let other = record.primary != self.config.site;
+        let other = record.primary != self.config.site && !self.outdated(record);
         (other && self.memory.leads(true)).then(|| superseded(record))
     }
 
@@ -152,55 +212,27 @@ impl<'a> Judge<'a> {
         (fresh && at > self.situation.proven_at).then_some(found.as_ref())
     }
 
-    /// There is no record: the first site makes it.
-    fn first(&mut self) -> Move {
-        if self.config.first != self.config.site {
-            return Move::Wait(ZoneReason::WaitingForFirst(self.config.first.clone()));
-        }
-        if self.in_flight(None) {
-            return Move::Wait(ZoneReason::Recording);
-        }
-        let sync = self.promise_at_start();
-        let record = ClusterRecord::first(self.config.site.clone(), sync);
-        self.write(None, record, ZoneReason::Recording)
-    }
-
-    /// What a new primary at this site promises at first.
-    fn promise_at_start(&self) -> Sync {
-        match self.config.synchronous {
-            Synchronous::Required => Sync {
-                need: self.config.quorum,
-                sites: self.config.candidates(&self.config.site),
-                confirmed: false,
-                why: None,
-            },
-            Synchronous::Preferred => Sync::none(Degraded::NotYet),
-            Synchronous::Off => Sync::none(Degraded::Off),
-        }
-    }
-
-    fn writing(&self, lease: &ClusterLease) -> Option<Move> {
-        self.in_flight(Some(&lease.version))
-            .then_some(Move::Wait(ZoneReason::Recording))
-    }
-
-    /// Whether a write that named this version may still be on its way.
+    /// Whether a write that named this version is on its way.
     fn in_flight(&self, version: Option<&LeaseVersion>) -> bool {
-        let Some(wrote) = self.memory.wrote else {
-            return false;
-        };
         let patience = self.timings.lease_deadline + self.timings.observe;
+        let wrote = self.memory.wrote;
+        let lately = wrote.is_some_and(|wrote| !wrote.elapsed(patience, self.now));
+        lately && self.wrote_over(version)
+    }
+
+    /// Whether this owner made a write that named this version: it did not arrive, or not yet.
+    fn wrote_over(&self, version: Option<&LeaseVersion>) -> bool {
         let over = self.memory.wrote_over.as_ref();
-        let same = over.is_some_and(|named| named.as_ref() == version);
-        same && !wrote.elapsed(patience, self.now)
+        over.is_some_and(|named| named.as_ref() == version)
     }
 
     fn write(
         &mut self,
         expected: Option<LeaseVersion>,
-        record: ClusterRecord,
+        mut record: ClusterRecord,
         why: ZoneReason,
     ) -> Move {
+        record.writes += 1;
         self.memory.wrote = Some(self.now);
         self.memory.wrote_over = Some(expected.clone());
         Move::Write {

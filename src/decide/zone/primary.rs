@@ -1,12 +1,9 @@
 //! The site that the record names: its PostgreSQL is the primary, or becomes it.
 
-use std::collections::BTreeSet;
-
-use super::record::{ClusterLease, Degraded, Moving, Owner, SiteName, Sync, Synchronous};
-use super::seen::{Data, PostgresFacts, Pursuit, Serve};
+use super::record::{ClusterLease, Degraded, Moving, SiteName, Sync};
+use super::seen::{Data, PostgresFacts, Serve};
 use super::{Judge, Move, Unsafe, ZoneReason, superseded};
 use crate::decide::Postgres;
-use crate::postgres::Lsn;
 
 impl Judge<'_> {
     pub(super) fn primary(&mut self, lease: &ClusterLease) -> Move {
@@ -29,22 +26,15 @@ impl Judge<'_> {
         }
     }
 
-    pub(super) fn own(&self) -> Owner {
-        Owner {
-            member: self.situation.member,
-            epoch: self.situation.epoch,
-        }
-    }
-
     /// The claim that every start and promotion rests on: this ownership is in the record, and what
     /// PostgreSQL will show is not taken for confirmed.
     fn claim(&mut self, lease: &ClusterLease) -> Option<Move> {
-        let own = self.own();
+        let (own, site) = (self.own(), self.config.site.clone());
         let record = &lease.record;
-        let claimed = record.owner == Some(own) && !record.sync.confirmed;
+        let claimed = record.owners.get(&site) == Some(&own) && !record.sync.confirmed;
         (!claimed).then(|| {
             self.rewrite(lease, ZoneReason::Recording, |record| {
-                record.owner = Some(own);
+                record.owners.insert(site, own);
                 record.sync.confirmed = false;
             })
         })
@@ -97,6 +87,15 @@ impl Judge<'_> {
     }
 
     fn promote(&mut self, lease: &ClusterLease) -> Move {
+        let (own, site) = (self.own(), self.config.site.clone());
+        if lease.record.owners.get(&site) != Some(&own) {
+            // The owner before may have begun a timeline that is noted nowhere.
+            return self.rewrite(lease, ZoneReason::Recording, |record| {
+                record.owners.insert(site, own);
+                record.sync.confirmed = false;
+                record.newest_timeline += 1;
+            });
+        }
         if let Some(write) = self.claim(lease) {
             return write;
         }
@@ -104,7 +103,7 @@ impl Judge<'_> {
     }
 
     /// How a primary runs that promises this.
-    fn serving(&self, sync: &Sync) -> Serve {
+    pub(super) fn serving(&self, sync: &Sync) -> Serve {
         Serve::Primary {
             need: sync.need,
             sites: sync.sites.clone(),
@@ -133,14 +132,13 @@ impl Judge<'_> {
                 record.newest_timeline = record.newest_timeline.max(timeline);
             });
         }
-        if self.slots_wanted(&facts) {
-            return Move::KeepSlots;
+        if let Some(change) = self.promise(lease, serve, &facts, began) {
+            return change;
         }
-        let change = match record.sync.need {
-            0 => self.promise(lease, serve, &facts),
-            _ => self.keep_promise(lease, serve, &facts, began),
-        };
-        change.unwrap_or_else(|| Move::Wait(self.told(&record.sync)))
+        match self.slots_wanted(&facts) {
+            true => Move::KeepSlots,
+            false => Move::Wait(self.told(&record.sync)),
+        }
     }
 
     fn told(&self, sync: &Sync) -> ZoneReason {
@@ -151,7 +149,13 @@ impl Judge<'_> {
         }
     }
 
+    /// Whether a slot is missing or lost, and was not looked after lately.
     fn slots_wanted(&self, facts: &PostgresFacts) -> bool {
+        let patience = self.timings.sync_patience;
+        let lately = self.memory.kept_slots;
+        if lately.is_some_and(|at| !at.elapsed(patience, self.now)) {
+            return false;
+        }
         let others = self
             .config
             .sites
@@ -160,129 +164,6 @@ impl Judge<'_> {
         others
             .map(|site| facts.slots.get(site))
             .any(|slot| slot.is_none_or(|slot| slot.lost))
-    }
-
-    /// Follows how far each site is: it must reach the log's end of one look within the patience.
-    fn pursue(&mut self, facts: &PostgresFacts) {
-        let end = facts.flushed.lsn;
-        for site in self.config.sites.keys() {
-            let flushed = facts.followers.get(site).map(|follower| follower.flushed);
-            let known = self.memory.pursuits.get(site).copied();
-            let next = match (known, flushed) {
-                (Some(known), Some(flushed)) if flushed < known.goal => known,
-                (Some(known), None) => known,
-                (None, None) => Pursuit {
-                    goal: end,
-                    since: self.memory.since,
-                },
-                (_, Some(_)) => Pursuit {
-                    goal: end,
-                    since: self.now,
-                },
-            };
-            self.memory.pursuits.insert(site.clone(), next);
-        }
-    }
-
-    /// Whether a site has reached the log's end of a moment ago.
-    fn keeps_up(&self, site: &SiteName) -> bool {
-        let patience = self.timings.sync_patience;
-        let pursuit = self.memory.pursuits.get(site);
-        pursuit.is_some_and(|pursuit| !pursuit.since.elapsed(patience, self.now))
-    }
-
-    /// How many of these sites have flushed up to there.
-    fn reached(&self, facts: &PostgresFacts, sites: &BTreeSet<SiteName>, goal: Lsn) -> usize {
-        let has = |site: &&SiteName| {
-            let follower = facts.followers.get(site);
-            follower.is_some_and(|follower| follower.flushed >= goal)
-        };
-        sites.iter().filter(has).count()
-    }
-
-    /// Something is promised: it is confirmed when it holds, and taken back, in the record first,
-    /// when too few sites keep up.
-    fn keep_promise(
-        &mut self,
-        lease: &ClusterLease,
-        serve: &Serve,
-        facts: &PostgresFacts,
-        began: Lsn,
-    ) -> Option<Move> {
-        let sync = &lease.record.sync;
-        let wanted = self.serving(sync);
-        if *serve != wanted {
-            // The promise is as it was before this primary began; it is kept from the first commit.
-            return Some(Move::Reconfigure(wanted));
-        }
-        let need = usize::from(sync.need);
-        if !sync.confirmed && self.reached(facts, &sync.sites, began) >= need {
-            return Some(self.rewrite(lease, ZoneReason::InSync, |record| {
-                record.sync.confirmed = true;
-            }));
-        }
-        let lagging: BTreeSet<_> = sync
-            .sites
-            .iter()
-            .filter(|site| !self.keeps_up(site))
-            .cloned()
-            .collect();
-        let enough = sync.sites.len() - lagging.len() >= need;
-        if enough || self.config.synchronous == Synchronous::Required {
-            return None;
-        }
-        let why = Degraded::Behind(lagging);
-        Some(
-            self.rewrite(lease, ZoneReason::NotInSync(why.clone()), |record| {
-                record.sync = Sync::none(why);
-            }),
-        )
-    }
-
-    /// Nothing is promised: it is, in the record last, when enough sites keep up.
-    fn promise(
-        &mut self,
-        lease: &ClusterLease,
-        serve: &Serve,
-        facts: &PostgresFacts,
-    ) -> Option<Move> {
-        let sites = self.config.candidates(&self.config.site);
-        let need = self.config.quorum;
-        let none = Serve::Primary {
-            need: 0,
-            sites: BTreeSet::new(),
-        };
-        let good = sites.iter().filter(|site| {
-            let follower = facts.followers.get(*site);
-            follower.is_some_and(|follower| follower.streaming) && self.keeps_up(site)
-        });
-        let able = good.count() >= usize::from(need)
-            && need > 0
-            && self.config.synchronous != Synchronous::Off;
-        if !able {
-            self.memory.named = None;
-            return (*serve != none).then_some(Move::Reconfigure(none));
-        }
-        let wanted = Serve::Primary {
-            need,
-            sites: sites.clone(),
-        };
-        if *serve != wanted {
-            self.memory.named = None;
-            return Some(Move::Reconfigure(wanted));
-        }
-        let named = *self.memory.named.get_or_insert(facts.flushed.lsn);
-        if self.reached(facts, &sites, named) < usize::from(need) {
-            return None;
-        }
-        Some(self.rewrite(lease, ZoneReason::InSync, |record| {
-            record.sync = Sync {
-                need,
-                sites,
-                confirmed: true,
-                why: None,
-            };
-        }))
     }
 
     /// The record with a planned move to that site, whose replica must keep up.

@@ -11,6 +11,10 @@ use super::record::{Degraded, Position, SiteName};
 pub enum ZoneReason {
     /// The cluster's record cannot be read: nothing is started without it.
     RecordUnknown,
+    /// The record was there and is gone.
+    RecordLost,
+    /// The record is an older copy of what it was.
+    RecordOlder,
     /// There is no record yet: the first site makes the database.
     WaitingForFirst(SiteName),
     /// The record is being written.
@@ -57,6 +61,8 @@ pub enum Unsafe {
     PrimaryLives,
     /// The record cannot be read.
     RecordUnknown,
+    /// The record is gone, or an older copy of what it was.
+    RecordLost,
     /// Nothing was promised.
     NotInSync(Option<Degraded>),
     /// The primary has begun anew, and what it showed then is not confirmed.
@@ -87,6 +93,9 @@ impl fmt::Display for Unsafe {
         match self {
             Self::PrimaryLives => f.write_str("the primary's site shows signs of life"),
             Self::RecordUnknown => f.write_str("the cluster's record cannot be read"),
+            Self::RecordLost => {
+                f.write_str("the cluster's record is gone, or an older copy of what it was")
+            }
             Self::NotInSync(Some(why)) => write!(
                 f,
                 "acknowledged writes may be missing here: synchronous replication is off ({why})"
@@ -137,6 +146,14 @@ impl fmt::Display for ZoneReason {
         match self {
             Self::RecordUnknown => f.write_str(
                 "the cluster's record cannot be read: whether another site was promoted is unknown",
+            ),
+            Self::RecordLost => f.write_str(
+                "the cluster's record is gone, so nobody can tell which site leads: bring the lease store \
+                 back, or say which with failover --site --allow-data-loss",
+            ),
+            Self::RecordOlder => f.write_str(
+                "the cluster's record is an older copy of what it was, and nothing follows from it: restore \
+                 the newest, or say which site leads with failover --site --allow-data-loss",
             ),
             Self::WaitingForFirst(site) => {
                 write!(f, "waiting for site {site} to make the database")

@@ -57,8 +57,9 @@ pub enum Degraded {
     Off,
 }
 
-/// What is promised: while `need` is not 0 and `confirmed`, every commit that was acknowledged or
-/// shown in this term is flushed on at least `need` of `sites`.
+/// What is promised: while `need` is not 0 and `confirmed`, every commit that was acknowledged in this
+/// term is flushed on at least `need` of `sites`. So is what was shown, but for a commit whose client
+/// cancelled its wait: PostgreSQL shows it then, with a warning instead of an acknowledgement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sync {
     /// On how many; 0: nothing is promised.
@@ -80,6 +81,21 @@ impl Sync {
             sites: BTreeSet::new(),
             confirmed: false,
             why: Some(why),
+        }
+    }
+
+    /// Whether PostgreSQL, when it keeps this, keeps `other` too.
+    pub fn keeps(&self, other: &Self) -> bool {
+        other.need == 0 || (self.need >= other.need && self.sites.is_subset(&other.sites))
+    }
+
+    /// What both this and `other` keep, confirmed as this is.
+    pub fn weaker(&self, other: &Self) -> Self {
+        Self {
+            need: self.need.min(other.need),
+            sites: self.sites.union(&other.sites).cloned().collect(),
+            confirmed: self.confirmed,
+            why: None,
         }
     }
 }
@@ -121,7 +137,7 @@ pub struct Promotion {
     pub from: Position,
 }
 
-/// The ownership of the primary site's volume under which the primary runs.
+/// An ownership of a site's volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// The member.
@@ -136,18 +152,21 @@ const HISTORY_MAX: usize = 50;
 /// The record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterRecord {
+    /// Counts the writes: a record with fewer than one has seen is an old copy.
+    pub writes: u64,
     /// Counts the changes of the primary's site, from 1.
     pub term: u64,
     /// The site whose active shall run the primary. Only a site's own active names it.
     pub primary: SiteName,
-    /// The ownership under which the primary was last started or promoted: written before it is.
-    pub owner: Option<Owner>,
+    /// The ownerships under which the sites' PostgreSQLs run: written before they do, so that
+    /// whatever an earlier owner of the site wrote and may yet arrive does not fit any more.
+    pub owners: BTreeMap<SiteName, Owner>,
     /// PostgreSQL's system identifier, once it is known.
     pub system: Option<u64>,
     /// The primary's timeline in this term; 0 until it has said.
     pub timeline: u32,
-    /// The greatest timeline of all terms: a promotion begins one above it, also where it never
-    /// heard of that one.
+    /// The greatest timeline of all terms, that of the promotion under way among them: it begins
+    /// this one or a greater one, also where it never heard of the one before.
     pub newest_timeline: u32,
     /// What is promised.
     pub sync: Sync,
@@ -170,9 +189,10 @@ impl ClusterRecord {
             from: Position::default(),
         };
         Self {
+            writes: 0,
             term: 1,
             primary: site,
-            owner: None,
+            owners: BTreeMap::new(),
             system: None,
             timeline: 0,
             newest_timeline: 0,
@@ -202,13 +222,16 @@ impl ClusterRecord {
         });
         let surplus = history.len().saturating_sub(HISTORY_MAX);
         history.drain(..surplus);
+        let mut owners = self.owners.clone();
+        owners.insert(site.clone(), owner);
         Self {
+            writes: self.writes,
             term,
             primary: site,
-            owner: Some(owner),
+            owners,
             system: self.system,
             timeline: 0,
-            newest_timeline: self.newest_timeline.max(self.timeline),
+            newest_timeline: self.newest_timeline.max(self.timeline) + 1,
             sync,
             cuts: BTreeMap::new(),
             moving: None,

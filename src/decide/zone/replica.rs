@@ -5,7 +5,7 @@ use std::time::Duration;
 use fencing::Mono;
 
 use super::record::{ClusterLease, ClusterRecord, How, Position};
-use super::seen::{Data, Serve};
+use super::seen::{Data, Serve, Urged};
 use super::{Judge, Move, Unsafe, ZoneReason, superseded};
 use crate::decide::{Postgres, Seen};
 
@@ -24,6 +24,9 @@ impl Judge<'_> {
                 {
                     self.follow(lease, receive)
                 }
+                Some((_, Serve::Replica { receive, .. })) if self.may_be_forced(record) => {
+                    self.force(lease, receive)
+                }
                 Some((_, Serve::Replica { .. })) | None => Move::Stop(ZoneReason::Following(of)),
                 Some((_, Serve::Primary { .. } | Serve::Alone)) => Move::Kill(superseded(record)),
             },
@@ -35,17 +38,50 @@ impl Judge<'_> {
 
     fn start_replica(&mut self, lease: &ClusterLease) -> Move {
         let record = &lease.record;
+        let of = record.primary.clone();
+        if self.may_be_forced(record) {
+            let receive = false;
+            return Move::Start(Serve::Replica { of, receive });
+        }
         let aligned = self.memory.aligned == Some((record.term, Data::Replica));
+        // What is here may be all there is.
+        self.memory.reseed &= !aligned || !self.is_silent(self.timings.site_detection);
         if !aligned && self.primary_replays(record) {
-            return Move::Wait(ZoneReason::Following(record.primary.clone()));
+            return Move::Wait(ZoneReason::Following(of));
         }
         if !aligned || self.memory.reseed {
-            let reseed = self.memory.reseed || self.memory.misaligned >= REWINDS;
+            let failed = self.memory.misaligned % (REWINDS + 1) == REWINDS;
+            let reseed = self.memory.reseed || (failed && self.primary_answers(record));
             return Move::Align { reseed };
         }
-        Move::Start(Serve::Replica {
-            of: record.primary.clone(),
-            receive: !record.cuts.contains_key(&self.config.site),
+        let receive = !record.cuts.contains_key(&self.config.site);
+        Move::Start(Serve::Replica { of, receive })
+    }
+
+    /// Whether the primary's site has shown no life for so long.
+    fn is_silent(&self, patience: Duration) -> bool {
+        let silent = self.silent_since();
+        silent.is_some_and(|since| since.elapsed(patience, self.now))
+    }
+
+    /// An operator's word of a moment ago, for this term.
+    fn urged(&self, record: &ClusterRecord) -> Option<Urged> {
+        let urged = self.memory.urged?;
+        let lately = !urged.at.elapsed(self.timings.promote, self.now);
+        (lately && urged.term == record.term).then_some(urged)
+    }
+
+    /// Whether an operator has accepted a loss, and the primary's site is silent still.
+    fn may_be_forced(&self, record: &ClusterRecord) -> bool {
+        let urged = self.urged(record);
+        urged.is_some_and(|urged| urged.allow_data_loss) && self.is_silent(self.timings.detection)
+    }
+
+    fn primary_answers(&self, record: &ClusterRecord) -> bool {
+        let probe = self.seen.probe.known_at();
+        probe.is_some_and(|(probe, at)| {
+            let fresh = !at.elapsed(self.timings.detection, self.now);
+            fresh && probe.site == record.primary && !probe.in_recovery
         })
     }
 
@@ -61,27 +97,28 @@ impl Judge<'_> {
     fn follow(&mut self, lease: &ClusterLease, receive: bool) -> Move {
         let record = &lease.record;
         let site = &self.config.site;
-        if let Some(moving) = record.moving.clone()
-            && moving.to == *site
-            && let Some(end) = moving.stopped
+        if self.may_be_forced(record) {
+            return self.force(lease, receive);
+        }
+        let patience = match self.urged(record) {
+            Some(_) => self.timings.detection,
+            None => self.timings.site_detection,
+        };
+        let over = self.is_silent(patience);
+        let end = record.moving.as_ref().filter(|moving| moving.to == *site);
+        let end = end.and_then(|moving| moving.stopped);
+        if let Some(end) = end
+            && let Some(next) = self.take_the_primary(lease, receive, end, over)
         {
-            return self.take_the_primary(lease, receive, end);
+            return next;
         }
-        let silent = self.silent_since();
-        let mut patience = self.timings.site_detection;
-        if let Some(urged) = self.memory.urged.filter(|urged| urged.term == record.term) {
-            if urged.allow_data_loss {
-                return self.force(lease, receive);
-            }
-            patience = self.timings.detection;
-        }
-        let over = silent.is_some_and(|since| since.elapsed(patience, self.now));
         if record.cuts.contains_key(site) {
             return self.cut_off(lease, receive, over);
         }
         if over {
             return match self.may_cut(record) {
                 Ok(()) => self.cut(lease, receive),
+                Err(why) if end.is_some() => Move::Wait(ZoneReason::NotSafe(why)),
                 Err(why) => self.go_on(record, receive, ZoneReason::NotSafe(why)),
             };
         }
@@ -102,7 +139,7 @@ impl Judge<'_> {
     /// Receives, if it does not.
     fn go_on(&mut self, record: &ClusterRecord, receive: bool, why: ZoneReason) -> Move {
         self.memory.stopped = None;
-        match receive {
+        match receive && !self.memory.unsure {
             true => Move::Wait(why),
             false => Move::Reconfigure(Serve::Replica {
                 of: record.primary.clone(),
@@ -199,16 +236,23 @@ impl Judge<'_> {
         self.write(Some(lease.version.clone()), record, ZoneReason::Promoting)
     }
 
-    /// A planned move: the old primary is shut down, and everything of it must be here.
-    fn take_the_primary(&mut self, lease: &ClusterLease, receive: bool, end: Position) -> Move {
+    /// A planned move: the old primary is shut down, and everything of it must be here. If it is not
+    /// and the old primary's site is silent, `None`: then it is a failover like any other.
+    fn take_the_primary(
+        &mut self,
+        lease: &ClusterLease,
+        receive: bool,
+        end: Position,
+        silent: bool,
+    ) -> Option<Move> {
         let Some(stopped) = self.memory.stopped.filter(|_| !receive) else {
-            return self.stop_receiving(&lease.record);
+            return Some(self.stop_receiving(&lease.record));
         };
         // Its last record begins there; what is beyond it is all of it. A promotion replays it first.
         if stopped.timeline == end.timeline && stopped.lsn > end.lsn {
-            return self.be_promoted(lease, How::Switchover, end);
+            return Some(self.be_promoted(lease, How::Switchover, end));
         }
-        Move::Wait(ZoneReason::Moving(self.config.site.clone()))
+        (!silent).then(|| Move::Wait(ZoneReason::Moving(self.config.site.clone())))
     }
 
     /// An operator's failover that may lose something.
@@ -263,11 +307,14 @@ impl Judge<'_> {
         allow_data_loss: bool,
         detection: Duration,
     ) -> Result<u64, Unsafe> {
-        let Some(Some(lease)) = self.record() else {
-            return Err(Unsafe::RecordUnknown);
+        let lease = match (self.record(), self.memory.newest) {
+            (None, _) | (Some(None), None) => return Err(Unsafe::RecordUnknown),
+            (Some(Some(lease)), _) if !self.outdated(&lease.record) => lease,
+            // Nobody can tell whether the primary lives: there is no saying which it is.
+            (Some(_), Some(newest)) if allow_data_loss => return Ok(self.term_by_word(newest) - 1),
+            (Some(_), _) => return Err(Unsafe::RecordLost),
         };
-        let silent = self.silent_since();
-        if !silent.is_some_and(|since| since.elapsed(detection, self.now)) {
+        if !self.is_silent(detection) {
             return Err(Unsafe::PrimaryLives);
         }
         if !allow_data_loss {

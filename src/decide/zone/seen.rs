@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fencing::Mono;
 use serde::{Deserialize, Serialize};
 
-use super::record::{ClusterLease, Position, SiteName, Synchronous};
+use super::record::{ClusterLease, ClusterRecord, Owner, Position, SiteName, Synchronous};
 use crate::decide::memory::{Span, Track};
 use crate::decide::{Lease, LeaseVersion, Outcome, RequestId, Seen, Work};
 use crate::postgres::Lsn;
@@ -76,6 +76,27 @@ pub enum Serve {
         /// Whether it receives from there.
         receive: bool,
     },
+}
+
+impl Serve {
+    /// A primary whose commits wait for no other site.
+    pub fn waiting_for_none() -> Self {
+        Self::Primary {
+            need: 0,
+            sites: BTreeSet::new(),
+        }
+    }
+
+    /// `synchronous_standby_names`; empty but for a primary whose commits wait.
+    pub fn names(&self) -> String {
+        match self {
+            Self::Primary { need, sites } if *need > 0 => {
+                let names: Vec<_> = sites.iter().map(SiteName::in_postgres).collect();
+                format!("ANY {need} ({})", names.join(", "))
+            }
+            Self::Primary { .. } | Self::Replica { .. } | Self::Alone => String::new(),
+        }
+    }
 }
 
 /// What the data directory is.
@@ -186,6 +207,28 @@ pub enum Stopping {
     Overdue,
 }
 
+/// The newest record that is known of, here or by what is noted beside the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Newest {
+    /// How many writes it had seen.
+    pub writes: u64,
+    /// Its term.
+    pub term: u64,
+    /// Its greatest timeline; 0 where that is not noted.
+    pub timeline: u32,
+}
+
+impl Newest {
+    /// What is known of this record.
+    pub fn of(record: &ClusterRecord) -> Self {
+        Self {
+            writes: record.writes,
+            term: record.term,
+            timeline: record.newest_timeline,
+        }
+    }
+}
+
 /// An operator's failover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Urged {
@@ -195,6 +238,8 @@ pub struct Urged {
     pub term: u64,
     /// The operator accepts that acknowledged writes may be lost.
     pub allow_data_loss: bool,
+    /// When. It is an answer to what was seen then, and not for ever.
+    pub at: Mono,
 }
 
 /// An operator's move of the primary.
@@ -225,12 +270,23 @@ impl ZoneMemory {
             leases: self.leases.clone(),
             reads: self.reads,
             alive: self.alive,
+            newest: self.newest,
             ..Self::default()
         }
     }
 }
 
 impl ZoneMemory {
+    /// What was known of a running PostgreSQL is over.
+    pub(super) fn stopped_postgres(&mut self) {
+        self.runs = None;
+        self.unsure = false;
+        self.began = None;
+        self.named = None;
+        self.stopping = Stopping::Not;
+        self.pursuits.clear();
+    }
+
     /// Takes in how a step ended that changes how PostgreSQL runs, or what its data directory is.
     pub fn take_in(&mut self, work: &Work, outcome: &Outcome, now: Mono) {
         let aligned = self.aligned.map_or(0, |(term, _)| term);
@@ -240,9 +296,15 @@ impl ZoneMemory {
                 self.misaligned = 0;
                 self.reseed = false;
             }
+            (Work::Align { .. }, Outcome::RecordOlder { known, data }) => {
+                self.newest = self.newest.max(Some(*known));
+                self.led = (*data == Data::Primary).then_some(known.term);
+            }
+            (Work::Align { .. }, Outcome::CopyNeeded { .. }) => self.reseed = true,
             (Work::Align { .. }, _) => self.misaligned = self.misaligned.saturating_add(1),
             (Work::Serve { serve, .. }, Outcome::Done) => {
                 self.runs = Some((aligned, serve.clone()));
+                self.unsure = false;
                 self.since = now;
                 self.stopped = None;
                 self.ended = None;
@@ -250,17 +312,26 @@ impl ZoneMemory {
             (Work::Reconfigure { serve, .. }, Outcome::Reconfigured { position }) => {
                 let term = self.runs.as_ref().map_or(aligned, |(term, _)| *term);
                 self.runs = Some((term, serve.clone()));
+                self.unsure = false;
                 self.since = now;
                 self.named = None;
                 self.stopped = *position;
             }
+            // It may have come into force, or may yet.
+            (Work::Reconfigure { .. }, _) => {
+                self.unsure = true;
+                self.named = None;
+                self.stopped = None;
+            }
             (Work::Promote { term, serve, .. }, Outcome::Done) => {
                 self.aligned = Some((*term, Data::Primary));
                 self.runs = Some((*term, serve.clone()));
+                self.unsure = false;
                 self.since = now;
                 self.began = None;
                 self.stopped = None;
             }
+            (Work::KeepSlots { .. }, _) => self.kept_slots = Some(now),
             (Work::StopToMove, Outcome::ShutDown { at }) => self.ended = Some(*at),
             (Work::StopToMove, _) => self.stopping = Stopping::Overdue,
             (Work::Checkpoint, _) => self.stopping = Stopping::Checkpointed,
@@ -279,6 +350,8 @@ pub struct ZoneMemory {
     /// How PostgreSQL was started, or told to run since, and in which term; `None` while it is
     /// stopped.
     pub runs: Option<(u64, Serve)>,
+    /// It was told to run in another way, and it is not known whether it does.
+    pub unsure: bool,
     /// When PostgreSQL was started, promoted, or told to run in another way.
     pub since: Mono,
     /// The log's end when this primary began: what it showed then must be on the other sites.
@@ -299,6 +372,14 @@ pub struct ZoneMemory {
     pub wrote: Option<Mono>,
     /// The version that the last write named: until another is seen, it may be on its way.
     pub wrote_over: Option<Option<LeaseVersion>>,
+    /// The newest record that is known of.
+    pub newest: Option<Newest>,
+    /// The term in which the data was the primary's, where the record that was read is older.
+    pub led: Option<u64>,
+    /// The ownership of this site that the record names and is not this one, and since when.
+    pub rival: Option<Track<Owner>>,
+    /// When the other sites' slots were last looked after.
+    pub kept_slots: Option<Mono>,
     /// Attempts to bring the data directory in line that failed since the last success.
     pub misaligned: u8,
     /// How far this replica is, and since when it has not got any further.

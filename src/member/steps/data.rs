@@ -11,9 +11,9 @@ use super::sites::Failed;
 use super::{Done, Tools, failed, volume};
 use crate::attachment::whole;
 use crate::decide::Outcome;
-use crate::decide::zone::{Data, SiteName};
+use crate::decide::zone::{Data, Newest, SiteName};
 use crate::member::event::Changes;
-use crate::postgres::replication::{self, Rejoin, Seeding, Source};
+use crate::postgres::replication::{self, Rejoin, RejoinError, Seeding, Source};
 use crate::postgres::{ControlData, Instance};
 
 /// What the data directory is: beside it, on the volume.
@@ -25,6 +25,9 @@ const STATE: &str = "baton-site.json";
 struct State {
     /// The term of the cluster's record with which the data directory was brought in line last.
     term: u64,
+    /// How many writes that record had seen.
+    #[serde(default)]
+    writes: u64,
     /// As what.
     data: Data,
 }
@@ -41,6 +44,17 @@ impl State {
         }
     }
 
+    /// What follows where this rests on a newer record than `at`.
+    fn newer_than(self, at: At) -> Option<Outcome> {
+        let Self { term, writes, data } = self;
+        let known = Newest {
+            writes,
+            term,
+            timeline: 0,
+        };
+        (term > at.term || writes > at.writes).then_some(Outcome::RecordOlder { known, data })
+    }
+
     /// Durable, and never seen half.
     fn write(self, root: &Path) -> Result<(), String> {
         let (path, next) = (root.join(STATE), root.join("baton-site.next"));
@@ -55,6 +69,15 @@ impl State {
     }
 }
 
+/// Which state of the cluster's record a step rests on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct At {
+    /// Its term.
+    pub term: u64,
+    /// How many writes it has seen.
+    pub writes: u64,
+}
+
 /// Longest time for connecting to the primary of another site and asking it, its checkpoint included.
 const CONNECT: Duration = Duration::from_secs(60);
 
@@ -66,9 +89,10 @@ impl Tools {
         self.database.instance().await.volume_root
     }
 
-    pub(super) async fn note(&self, term: u64, data: Data) -> Result<(), Failed> {
+    pub(super) async fn note(&self, at: At, data: Data) -> Result<(), Failed> {
         let root = self.root().await;
-        let write = move || State { term, data }.write(&root);
+        let At { term, writes } = at;
+        let write = move || State { term, writes, data }.write(&root);
         blocking("site-state", Mono::MAX, write).await
     }
 
@@ -76,12 +100,12 @@ impl Tools {
     pub(super) async fn align(
         &self,
         epoch: Epoch,
-        term: u64,
+        at: At,
         primary: &SiteName,
         reseed: bool,
     ) -> Done {
-        match self.aligned(epoch, term, primary, reseed).await {
-            Ok(data) => (Outcome::Aligned(data), Changes::default()),
+        match self.aligned(epoch, at, primary, reseed).await {
+            Ok(outcome) => (outcome, Changes::default()),
             Err(cause) => failed(cause),
         }
     }
@@ -89,43 +113,43 @@ impl Tools {
     async fn aligned(
         &self,
         epoch: Epoch,
-        term: u64,
+        at: At,
         primary: &SiteName,
         reseed: bool,
-    ) -> Result<Data, Failed> {
+    ) -> Result<Outcome, Failed> {
         let root = self.root().await;
         let known = blocking("site-state", Mono::MAX, move || State::read(&root)).await?;
+        if let Some(older) = known.and_then(|known| known.newer_than(at)) {
+            return Ok(older);
+        }
         if *primary == self.among()?.site {
-            return self.aligned_to_lead(term, known).await;
+            return self.aligned_to_lead(at, known).await;
         }
-        if known
-            == Some(State {
-                term,
-                data: Data::Replica,
-            })
-            && !reseed
-        {
-            return Ok(Data::Replica);
+        let ours = known.is_some_and(|known| known.term == at.term && known.data == Data::Replica);
+        if !ours || reseed {
+            let source = self.source(primary)?;
+            let licence = self.licence(epoch).await?;
+            let instance = &self.database.instance().await;
+            if reseed {
+                let copied = self.copy_anew(&licence, instance, &source, at.term);
+                copied.await?;
+            } else if let Some(why) = self.rejoin(&licence, instance, &source, at.term).await? {
+                return Ok(Outcome::CopyNeeded { why });
+            }
         }
-        let source = self.source(primary)?;
-        let licence = self.licence(epoch).await?;
-        let instance = &self.database.instance().await;
-        match reseed {
-            true => self.copy_anew(&licence, instance, &source, term).await?,
-            false => self.rejoin(&licence, instance, &source, term).await?,
-        }
-        self.note(term, Data::Replica).await?;
-        Ok(Data::Replica)
+        self.note(at, Data::Replica).await?;
+        Ok(Outcome::Aligned(Data::Replica))
     }
 
-    /// Takes away what the primary does not have, and keeps it for the operator.
+    /// Takes away what the primary does not have, and keeps it for the operator. Returns why, if it
+    /// cannot be done.
     async fn rejoin(
         &self,
         licence: &Licence,
         instance: &Instance,
         source: &Source,
         term: u64,
-    ) -> Result<(), Failed> {
+    ) -> Result<Option<String>, Failed> {
         let by = self.database.started_by().map_err(whole)?;
         let wanted = Rejoin {
             source,
@@ -134,9 +158,17 @@ impl Tools {
             stall: STALL,
             progress: &self.among()?.progress,
         };
-        let rejoined = replication::rejoin(licence, instance, &by, &wanted).await;
-        tracing::info!(rejoined = ?rejoined.map_err(whole)?, "the database follows the primary");
-        Ok(())
+        match replication::rejoin(licence, instance, &by, &wanted).await {
+            Ok(rejoined) => {
+                tracing::info!(?rejoined, "the database follows the primary");
+                Ok(None)
+            }
+            Err(RejoinError::BaseBackupNeeded { why }) => {
+                tracing::warn!(why, "the database must be copied anew");
+                Ok(Some(why))
+            }
+            Err(error) => Err(whole(error)),
+        }
     }
 
     /// Replaces the database by a copy of the primary's; what was there is kept.
@@ -180,21 +212,25 @@ impl Tools {
     }
 
     /// The record names this site: its data is the primary's, or is being promoted.
-    async fn aligned_to_lead(&self, term: u64, known: Option<State>) -> Result<Data, Failed> {
-        match known {
-            // A database from before there were several sites.
-            None => {
-                self.note(term, Data::Primary).await?;
-                Ok(Data::Primary)
+    async fn aligned_to_lead(&self, at: At, known: Option<State>) -> Result<Outcome, Failed> {
+        let term = at.term;
+        let data = match known {
+            // A database from before there were several sites, and perhaps from before the record.
+            None => Data::Primary,
+            Some(known) if known.data == Data::Replica => return Ok(Outcome::Aligned(known.data)),
+            Some(known) if known.term == term => Data::Primary,
+            Some(known) => {
+                return Err(format!(
+                    "the data is a primary's of term {}, the record says that term {term} is this site's: \
+                     attach the right volume, or let another site lead",
+                    known.term
+                ));
             }
-            Some(known) if known.data == Data::Replica => Ok(Data::Replica),
-            Some(known) if known.term == term => Ok(Data::Primary),
-            Some(known) => Err(format!(
-                "the data is a primary\'s of term {}, the record says that term {term} is this site\'s: \
-                 attach the right volume, or let another site lead",
-                known.term
-            )),
+        };
+        if term > 0 {
+            self.note(at, data).await?;
         }
+        Ok(Outcome::Aligned(data))
     }
 
     /// Makes the filesystem on a blank volume, with a copy of the primary's database.
@@ -216,7 +252,8 @@ impl Tools {
         let instance = &self.database.instance().await;
         let copied = async {
             let copied = self.copy(&licence, instance, &source).await?;
-            self.note(term, Data::Replica).await?;
+            let at = At { term, writes: 0 };
+            self.note(at, Data::Replica).await?;
             Ok::<_, Failed>(copied)
         };
         let copied = copied.await;
@@ -247,10 +284,16 @@ mod tests {
         assert_eq!(State::read(root.path()), Ok(None));
         let state = State {
             term: 3,
+            writes: 17,
             data: Data::Replica,
         };
         state.write(root.path()).unwrap();
         assert_eq!(State::read(root.path()), Ok(Some(state)));
+        let at = |term, writes| At { term, writes };
+        assert_eq!(state.newer_than(at(3, 17)), None);
+        assert_eq!(state.newer_than(at(4, 30)), None);
+        assert!(state.newer_than(at(3, 16)).is_some());
+        assert!(state.newer_than(at(0, 0)).is_some());
         std::fs::write(root.path().join(STATE), "{}").unwrap();
         assert!(State::read(root.path()).is_err());
     }

@@ -21,6 +21,7 @@ use crate::lease::LeaseStore;
 use crate::postgres::replication::Progress;
 use crate::routing::Router;
 
+use data::At;
 pub(super) use postgres::Database;
 use sites::Begins;
 
@@ -58,19 +59,30 @@ impl Tools {
             Work::Align {
                 epoch,
                 term,
+                writes,
                 primary,
                 reseed,
-            } => self.align(*epoch, *term, primary, *reseed).await,
+            } => {
+                let at = At {
+                    term: *term,
+                    writes: *writes,
+                };
+                self.align(*epoch, at, primary, *reseed).await
+            }
             Work::Serve { epoch, serve } => self.serve(*epoch, serve, deadline).await,
             Work::Reconfigure { epoch: _, serve } => self.reconfigure(serve, deadline).await,
             Work::Promote {
                 epoch,
                 term,
+                writes,
                 above,
                 serve,
             } => {
                 let begins = Begins {
-                    term: *term,
+                    at: At {
+                        term: *term,
+                        writes: *writes,
+                    },
                     above: *above,
                 };
                 self.promote(*epoch, begins, serve, deadline).await

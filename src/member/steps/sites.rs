@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use fencing::{Epoch, Licence, Mono};
 
+use super::data::At;
 use super::postgres::{blocking, postgres_is};
 use super::{Done, Tools, failed};
 use crate::attachment::whole;
@@ -23,8 +24,8 @@ pub(super) type Failed = String;
 /// What a promotion begins.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Begins {
-    /// The term.
-    pub term: u64,
+    /// The record, and with it the term.
+    pub at: At,
     /// Its timeline is above this one.
     pub above: u32,
 }
@@ -55,8 +56,8 @@ impl Tools {
     fn serving(&self, serve: &Serve) -> Result<Serving, Failed> {
         Ok(match serve {
             Serve::Alone => Serving::Alone,
-            Serve::Primary { need, sites } => Serving::Primary {
-                names: standby_names(*need, sites),
+            Serve::Primary { .. } => Serving::Primary {
+                names: serve.names(),
                 replication: self.settings()?,
             },
             Serve::Replica { of, receive } => Serving::Replica {
@@ -105,7 +106,10 @@ impl Tools {
         let user = &sites.settings.user;
         let role = session.ensure_role(user, &password, left()).await;
         role.map_err(whole)?;
-        self.slots(&session, deadline).await?;
+        // They are looked after again while it serves.
+        if let Err(cause) = self.slots(&session, deadline).await {
+            tracing::warn!(%cause, "the other sites' replication slots are not all there");
+        }
         self.enforce(&session, serve, deadline).await
     }
 
@@ -207,7 +211,7 @@ impl Tools {
     async fn promoted(
         &self,
         epoch: Epoch,
-        Begins { term, above }: Begins,
+        Begins { at, above }: Begins,
         serve: &Serve,
         deadline: Mono,
     ) -> Result<(), Failed> {
@@ -224,8 +228,8 @@ impl Tools {
         self.reserve_timelines(epoch, &session, above, deadline)
             .await?;
         let begins = session.promote(left()).await.map_err(whole)?;
-        tracing::info!(%begins, term, "promoted");
-        self.note(term, Data::Primary).await?;
+        tracing::info!(%begins, term = at.term, "promoted");
+        self.note(at, Data::Primary).await?;
         let first = session.commit_ownership(epoch, &instance.member, left());
         first.await.map_err(whole)?;
         self.lead(serve, deadline).await?;
@@ -286,27 +290,5 @@ fn done(result: Result<(), Failed>) -> Done {
     match result {
         Ok(()) => (Outcome::Done, Changes::default()),
         Err(cause) => failed(cause),
-    }
-}
-
-/// `synchronous_standby_names`.
-fn standby_names(need: u8, sites: &BTreeSet<SiteName>) -> String {
-    if need == 0 {
-        return String::new();
-    }
-    let names: Vec<_> = sites.iter().map(SiteName::in_postgres).collect();
-    format!("ANY {need} ({})", names.join(", "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_names_are_postgresqls() {
-        let sites = ["b", "eu-west"].map(|name| SiteName(name.to_owned()));
-        let sites = BTreeSet::from(sites);
-        assert_eq!(standby_names(1, &sites), "ANY 1 (baton_b, baton_eu_west)");
-        assert_eq!(standby_names(0, &sites), "");
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use fencing::{Epoch, MemberId, Mono};
 
+mod late;
+mod lost;
 mod primary;
 mod replica;
 
@@ -93,6 +95,7 @@ impl Scene {
         let mut record = ClusterRecord::first(site("a"), sync);
         record.system = Some(7);
         record.timeline = 1;
+        record.owners.insert(site(own), owner());
         let at = Mono::from_millis(100_000);
         let others = names.iter().filter(|name| **name != own);
         let mut scene = Self {
@@ -153,7 +156,10 @@ impl Scene {
         self.looks(facts);
     }
 
-    fn looks(&mut self, value: PostgresFacts) {
+    fn looks(&mut self, mut value: PostgresFacts) {
+        if let Some((_, serve)) = &self.memory.runs {
+            value.names = serve.names();
+        }
         let at = self.now;
         self.seen.postgres = Seen::Known { value, at };
     }
@@ -171,7 +177,8 @@ impl Scene {
         }
     }
 
-    /// Time goes by in steps in which everything is read again and nothing has changed.
+    /// Time goes by in steps in which everything is read again and nothing has changed, until
+    /// something is to be written.
     fn pass(&mut self, time: Duration) -> Move {
         let until = self.now + time;
         let mut last = self.judge();
@@ -179,6 +186,9 @@ impl Scene {
             self.now = self.now + Duration::from_millis(500);
             self.reread();
             last = self.judge();
+            if matches!(last, Move::Write { .. }) {
+                break;
+            }
         }
         last
     }
@@ -247,6 +257,22 @@ fn unknown_facts(since: Mono) -> Seen<PostgresFacts> {
     }
 }
 
+fn owner() -> Owner {
+    Owner {
+        member: MemberId::new(1).unwrap(),
+        epoch: epoch(),
+    }
+}
+
 fn epoch() -> Epoch {
     Epoch::new(3).unwrap()
+}
+
+#[test]
+fn the_names_are_postgresqls() {
+    assert_eq!(
+        serve(1, &["b", "eu-west"]).names(),
+        "ANY 1 (baton_b, baton_eu_west)"
+    );
+    assert_eq!(serve(0, &[]).names(), "");
 }

@@ -22,7 +22,7 @@ fn a_start_takes_the_confirmation_away_first() {
     let next = scene.judge();
     let record = scene.written(next);
     assert!(!record.sync.confirmed && record.sync.need == 1);
-    assert_eq!(record.owner.map(|owner| owner.epoch), Some(epoch()));
+    assert_eq!(record.owners.get(&site("a")), Some(&owner()));
     assert_eq!(scene.judge(), Move::Start(serve(1, &["b"])));
 }
 
@@ -91,14 +91,10 @@ fn it_promises_again_only_after_postgresql_waits_and_the_replica_has_caught_up()
 fn a_superseded_primary_is_killed_and_comes_back_as_a_replica() {
     let mut scene = Scene::new("a", &["a", "b"], promised(&["b"], true));
     scene.runs(serve(1, &["b"]), facts(100));
-    let owner = Owner {
-        member: MemberId::new(1).unwrap(),
-        epoch: epoch(),
-    };
     let none = Sync::none(Degraded::NotYet);
     let next = scene
         .known()
-        .promoted(site("b"), owner, How::Failover, position(90), none);
+        .promoted(site("b"), owner(), How::Failover, position(90), none);
     scene.record(next);
     let (by, term) = (site("b"), 2);
     assert_eq!(

@@ -212,3 +212,85 @@ fn a_replica_that_can_never_follow_is_made_anew() {
     assert!(waits(beyond(&mut scene, 290, 0)));
     assert_eq!(beyond(&mut scene, 20, 0), anew);
 }
+
+#[test]
+fn an_operators_word_holds_for_a_while_and_for_a_silent_primary_only() {
+    let urged = |scene: &Scene| Urged {
+        request: crate::decide::RequestId(1),
+        term: 1,
+        allow_data_loss: true,
+        at: scene.now,
+    };
+    let mut scene = silent(&["a", "b"], Sync::none(Degraded::NotYet));
+    scene.pass(Duration::from_secs(3));
+    scene.memory.urged = Some(urged(&scene));
+    assert_eq!(scene.judge(), Move::Reconfigure(following(false)));
+    // Life comes back before it is done.
+    scene.lease("2");
+    assert!(matches!(scene.judge(), Move::Wait(_)));
+    // Or so much time went by that it was asked for something else.
+    let mut scene = silent(&["a", "b"], Sync::none(Degraded::NotYet));
+    scene.pass(Duration::from_secs(3));
+    scene.memory.urged = Some(urged(&scene));
+    scene.now = scene.now + scene.timings.promote;
+    scene.reread();
+    let next = scene.pass(Duration::from_secs(3));
+    assert!(matches!(next, Move::Wait(_)), "{next:?}");
+}
+
+#[test]
+fn an_operators_word_reaches_a_site_that_cannot_follow_the_lost_one() {
+    let mut scene = Scene::new("b", &["a", "b"], Sync::none(Degraded::NotYet));
+    scene.lease("1");
+    assert_eq!(
+        scene.pass(Duration::from_secs(3)),
+        Move::Align { reseed: false }
+    );
+    scene.memory.urged = Some(Urged {
+        request: crate::decide::RequestId(1),
+        term: 1,
+        allow_data_loss: true,
+        at: scene.now,
+    });
+    assert_eq!(scene.judge(), Move::Start(following(false)));
+}
+
+#[test]
+fn a_move_whose_site_is_lost_is_a_failover() {
+    let mut scene = silent(&["a", "b"], promised(&["b"], true));
+    let mut record = scene.known();
+    record.moving = Some(Moving {
+        to: site("b"),
+        stopped: Some(position(200)),
+    });
+    scene.record(record);
+    assert_eq!(scene.judge(), Move::Reconfigure(following(false)));
+    stopped(&mut scene, 150);
+    assert_eq!(scene.judge(), Move::Wait(ZoneReason::Moving(site("b"))));
+    let next = scene.pass(Duration::from_secs(11));
+    assert_eq!(
+        scene.written(next).cuts,
+        BTreeMap::from([(site("b"), position(150))])
+    );
+    let next = scene.judge();
+    assert_eq!(scene.written(next).primary, site("b"));
+}
+
+#[test]
+fn only_what_cannot_be_rewound_is_copied_anew() {
+    let align = |reseed| Work::Align {
+        epoch: epoch(),
+        term: 1,
+        writes: 0,
+        primary: site("a"),
+        reseed,
+    };
+    let mut scene = Scene::new("b", &["a", "b"], promised(&["b"], true));
+    for _ in 0..5 {
+        assert_eq!(scene.judge(), Move::Align { reseed: false });
+        scene.does(align(false), &Outcome::Overdue);
+    }
+    let why = "no common history".to_owned();
+    scene.does(align(false), &Outcome::CopyNeeded { why });
+    assert_eq!(scene.judge(), Move::Align { reseed: true });
+}
