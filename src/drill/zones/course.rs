@@ -161,7 +161,8 @@ impl Scene<'_> {
                 .iter()
                 .map(|(site, name)| (*site, name.as_str()))
                 .collect();
-            let samples = sample(self.zones, &members, lasts).await;
+            let primary = self.primary();
+            let samples = sample(self.zones, &members, primary, lasts).await;
             let (after, _) = self.writer.progress();
             let line = format!("line with {delay:?} and {share} % loss");
             self.notes
