@@ -10,9 +10,8 @@ use fencing::{Epoch, Expectation, KeyFlags, MemberId, Mono};
 use nvme::HostId;
 use serde::{Deserialize, Serialize};
 
-use super::observation::{
-    Answer, Heartbeat, LeaseRecord, LeaseVersion, RequestId, RoleName, StepId,
-};
+use super::ask::{Answer, RequestId};
+use super::observation::{Heartbeat, LeaseRecord, LeaseVersion, RoleName, StepId};
 use super::zone::{ClusterRecord, Serve, SiteName};
 
 /// One imperative for the executor.

@@ -8,7 +8,8 @@ use nvme::HostId;
 use serde::{Deserialize, Serialize};
 
 use super::action::{Victim, Work};
-use super::observation::{HandoverCause, Heartbeat, LeaseVersion, RequestId, RoleName, StepId};
+use super::ask::RequestId;
+use super::observation::{HandoverCause, Heartbeat, LeaseVersion, RoleName, StepId};
 use super::reason::{Evidence, Reason};
 use super::zone::ZoneMemory;
 

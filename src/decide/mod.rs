@@ -4,6 +4,7 @@
 mod absence;
 pub mod action;
 mod active;
+mod ask;
 mod chores;
 mod handover;
 mod hold;
@@ -27,12 +28,12 @@ use fencing::{MemberId, Mono};
 use serde::{Deserialize, Serialize};
 
 pub use action::{AbsenceEvidence, Action, Step, StopMode, Victim, Work};
+pub use ask::{Answer, Ask, Request, RequestId};
 pub use memory::{Memory, Role};
 pub use observation::{
-    Answer, Ask, Custody, Device, Finished, HandoverCause, HandoverNotice, HandoverPhase, Heard,
-    Heartbeat, Incarnation, Lease, LeaseRecord, LeaseVersion, Life, Local, Mount, Observation,
-    Outcome, PermitFacts, Postgres, Request, RequestId, RoleName, Running, Seen, StepId,
-    VolumeFacts,
+    Custody, Device, Finished, HandoverCause, HandoverNotice, HandoverPhase, Heard, Heartbeat,
+    Incarnation, Lease, LeaseRecord, LeaseVersion, Life, Local, Mount, Observation, Outcome,
+    PermitFacts, Postgres, RoleName, Running, Seen, StepId, VolumeFacts,
 };
 pub use reason::{Evidence, Reason};
 use turn::{Next, Turn};

@@ -5,7 +5,8 @@ use std::fmt;
 use fencing::{Epoch, MemberId, Mono};
 use serde::{Deserialize, Serialize};
 
-use super::observation::{Ask, HandoverCause};
+use super::ask::Ask;
+use super::observation::HandoverCause;
 use super::zone::ZoneReason;
 
 /// What allows a member to take the volume.

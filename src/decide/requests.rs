@@ -3,8 +3,9 @@
 use fencing::MemberId;
 
 use super::action::Action;
+use super::ask::{Answer, Ask, Request, RequestId};
 use super::memory::{Role, Switching};
-use super::observation::{Answer, Ask, LeaseRecord, Request, RequestId, RoleName};
+use super::observation::{LeaseRecord, RoleName};
 use super::reason::Reason;
 use super::turn::Turn;
 

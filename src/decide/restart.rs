@@ -4,8 +4,9 @@
 //! failures that `restart_budget` counts.
 
 use super::action::{Action, StopMode, Work};
+use super::ask::{Ask, RequestId};
 use super::memory::{Ownership, RestartStage, Restarting, Role};
-use super::observation::{Ask, Outcome, Postgres, RequestId};
+use super::observation::{Outcome, Postgres};
 use super::reason::Reason;
 use super::turn::{Next, Turn};
 

@@ -3,8 +3,9 @@
 use fencing::Epoch;
 
 use super::action::{Action, StopMode, Work};
+use super::ask::{Ask, RequestId};
 use super::memory::{Ownership, Role, TakeOver};
-use super::observation::{Ask, LeaseVersion, Outcome, Postgres, RequestId};
+use super::observation::{LeaseVersion, Outcome, Postgres};
 use super::reason::Reason;
 use super::turn::{Next, Turn};
 use super::zone::{

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use world::{Broken, Outcomes, World};
 
 /// How many seeds `cargo test` runs.
-const DEFAULT_SEEDS: u64 = 4_000;
+const DEFAULT_SEEDS: u64 = 2_500;
 
 fn run(seed: u64, broken: Broken) -> Result<Outcomes, String> {
     World::new(seed, broken).run()

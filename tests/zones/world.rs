@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use baton::decide::zone::{
     ClusterLease, ClusterRecord, How, Judge, Move, Owner, SiteName, Situation, Synchronous,
-    ZoneConfig, ZoneReason,
+    ZoneConfig, ZoneReason, ZoneSeen,
 };
 use baton::decide::{LeaseVersion, Postgres, Seen as Look, Timings, Work};
 use fencing::{Epoch, MemberId, Mono};
 
+use super::broken::Broken;
 use super::rng::Rng;
 use super::site::{Entry, Site};
 
@@ -17,30 +18,6 @@ use super::site::{Entry, Site};
 const FAULTS: Duration = Duration::from_secs(150);
 const CALM: Duration = Duration::from_secs(120);
 const TICK: Duration = Duration::from_millis(100);
-
-/// A rule that is not kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
-    Nothing,
-    /// A site says of the others, too, that they have stopped to follow.
-    SpeaksForOthers,
-    /// What a primary shows at its start counts as confirmed.
-    KeepsConfirmed,
-    /// PostgreSQL stops to wait without a word in the record.
-    DegradesSilently,
-    /// A primary that was superseded goes on.
-    StaysPrimary,
-    /// PostgreSQL stops to wait first, then the record says so.
-    PostgresFirst,
-    /// A site that has stopped to follow receives before its name is out of the record.
-    ReceivesFirst,
-    /// A write whose outcome is not known is taken for lost after a while.
-    ForgetsWrites,
-    /// What an earlier owner of the site wrote is taken for lost.
-    ForgetsOwners,
-    /// A change of PostgreSQL that failed is taken for one that did not happen.
-    TrustsFailure,
-}
 
 /// What happened, so that nothing is proven by its absence.
 #[derive(Clone, Copy, Debug, Default)]
@@ -90,7 +67,7 @@ pub struct World {
     versions: u64,
     writes: Vec<Write>,
     /// Pairs of sites without a connection.
-    cut: BTreeSet<(usize, usize)>,
+    pub cut: BTreeSet<(usize, usize)>,
 }
 
 impl World {
@@ -220,68 +197,6 @@ impl World {
         }
     }
 
-    fn fault(&mut self) {
-        let now = self.now;
-        for site in &mut self.sites {
-            if site.doomed.is_some_and(|at| now >= at) {
-                site.lose();
-            }
-        }
-        let (one, other) = (
-            self.rng.index(self.sites.len()),
-            self.rng.index(self.sites.len()),
-        );
-        match self.rng.range(0, 900) {
-            0 | 1 => self.sites[one].take_over(now),
-            2 if self.sites[one].up => {
-                self.say(|| format!("{one}: lost"));
-                self.sites[one].lose();
-            }
-            3..=9 if !self.sites[one].up => {
-                self.sites[one].up = true;
-                self.sites[one].take_over(now);
-            }
-            10 if one != other => {
-                self.say(|| format!("{one} and {other}: cut"));
-                self.cut.insert((one.min(other), one.max(other)));
-            }
-            11..=13 => {
-                self.cut.remove(&(one.min(other), one.max(other)));
-            }
-            14 => self.sites[one].store = false,
-            15..=18 => self.sites[one].store = true,
-            19 => self.sites[one].stop(),
-            // A zone's uplink.
-            20 => {
-                self.say(|| format!("{one}: isolated"));
-                self.sites[one].store = false;
-                for other in (0..self.sites.len()).filter(|other| *other != one) {
-                    self.cut.insert((one.min(other), one.max(other)));
-                }
-            }
-            21 => self.ask_to_move(one),
-            // What it shows at its start is soon all that is left of it.
-            22 | 23 if self.sites[one].up => {
-                self.sites[one].take_over(now);
-                self.sites[one].doomed =
-                    Some(now + Duration::from_millis(self.rng.range(500, 5_000)));
-            }
-            _ => {}
-        }
-    }
-
-    fn heal(&mut self) {
-        self.cut.clear();
-        let now = self.now;
-        for site in &mut self.sites {
-            site.store = true;
-            if !site.up {
-                site.up = true;
-                site.take_over(now);
-            }
-        }
-    }
-
     /// Renewals, and the writes whose time has come.
     fn store(&mut self) {
         for site in &mut self.sites {
@@ -376,7 +291,7 @@ impl World {
         }
     }
 
-    fn judge(
+    pub fn judge(
         &mut self,
         index: usize,
         with: impl FnOnce(Judge<'_>) -> Option<Move>,
@@ -387,22 +302,7 @@ impl World {
             member: MemberId::new(1).expect("1 is a number"),
             epoch: Epoch::new(site.epoch).expect("a small number"),
         };
-        if let Look::Known {
-            value: Some(lease), ..
-        } = &mut seen.record
-        {
-            let record = &mut lease.record;
-            match self.broken {
-                Broken::ForgetsOwners => {
-                    record.owners.insert(site.name.clone(), own);
-                }
-                // What was written over the old record is taken for done.
-                Broken::KeepsConfirmed if record.owners.get(&site.name) == Some(&own) => {
-                    record.sync.confirmed = false;
-                }
-                _ => {}
-            }
-        }
+        deceive(self.broken, &mut seen, site, own);
         let judge = Judge {
             config: &site.config,
             timings: &self.timings,
@@ -419,20 +319,6 @@ impl World {
             now: self.now,
         };
         with(judge)
-    }
-
-    fn ask_to_move(&mut self, index: usize) {
-        let to = self.sites[self.rng.index(self.sites.len())].name.clone();
-        let other = to != self.sites[index].name;
-        if !other || !self.sites[index].leads() || self.sites[index].step.is_some() {
-            return;
-        }
-        let asked = self.judge(index, |judge| {
-            judge.begin_move(&to).ok().map(|(_, next)| next)
-        });
-        if let Some(next) = asked {
-            self.carry_out(index, next);
-        }
     }
 
     fn act(&mut self, index: usize) {
@@ -452,28 +338,12 @@ impl World {
         if self.sites[index].step.is_some() {
             return;
         }
-        self.forget(index);
         if let Some(next) = self.judge(index, |judge| Some(judge.judge())) {
             self.carry_out(index, next);
         }
     }
 
-    /// What a member without one of the rules does not know.
-    fn forget(&mut self, index: usize) {
-        let now = self.now;
-        let (patience, broken) = (Duration::from_millis(1_300), self.broken);
-        let site = &mut self.sites[index];
-        let memory = &mut site.memory;
-        match broken {
-            Broken::ForgetsWrites if memory.wrote.is_some_and(|at| at.elapsed(patience, now)) => {
-                memory.wrote_over = None;
-            }
-            Broken::TrustsFailure => memory.unsure = false,
-            _ => {}
-        }
-    }
-
-    fn carry_out(&mut self, index: usize, next: Move) {
+    pub fn carry_out(&mut self, index: usize, next: Move) {
         let epoch = Epoch::new(self.sites[index].epoch).expect("a small number");
         let record = self.record.as_ref().map(|lease| &lease.record);
         let (term, writes, primary) = record.map_or((0, 0, None), |record| {
@@ -534,12 +404,6 @@ impl World {
                 self.sites[index].names.0 = 0;
                 slow = 100;
             }
-            let withdrawn = before.cuts.len() > record.cuts.len();
-            if self.broken == Broken::ReceivesFirst && withdrawn {
-                let primary = self.index(&before.primary);
-                self.sites[index].receives = Some(primary);
-                slow = 100;
-            }
         }
         let late = if self.rng.chance(slow) { 20_000 } else { 800 };
         let at = self.now + Duration::from_millis(self.rng.range(0, late));
@@ -548,5 +412,29 @@ impl World {
             expected,
             record,
         });
+    }
+}
+
+/// What a member without one of the rules sees, or goes by.
+fn deceive(broken: Broken, seen: &mut ZoneSeen, site: &mut Site, own: Owner) {
+    let record = match &mut seen.record {
+        Look::Known { value, .. } => value.as_mut().map(|lease| &mut lease.record),
+        Look::Unknown { .. } => None,
+    };
+    match (broken, record, &mut seen.postgres) {
+        (Broken::ForgetsOwners, Some(record), _) => {
+            record.owners.insert(site.name.clone(), own);
+        }
+        // What was written over the old record is taken for done.
+        (Broken::KeepsConfirmed, Some(record), _) if site.postgres == Postgres::Stopped => {
+            record.sync.confirmed = false;
+        }
+        (Broken::TrustsFailure, _, Look::Known { value, .. }) => {
+            site.memory.unsure = false;
+            if let Some((_, serve)) = &site.memory.runs {
+                value.names = serve.names();
+            }
+        }
+        _ => {}
     }
 }
