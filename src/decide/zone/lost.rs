@@ -6,11 +6,15 @@ use super::seen::{Data, Newest};
 use super::{Judge, Move, ZoneReason};
 use crate::decide::{LeaseVersion, Postgres};
 
+/// How many writes a record that is made anew is ahead of the newest that its site knows: more than other
+/// sites can have seen beyond that.
+const LEAP: u64 = 1_000;
+
 impl Judge<'_> {
     /// Whether this is an older record than one that was seen before.
     pub(super) fn outdated(&self, record: &ClusterRecord) -> bool {
         let known = self.memory.newest;
-        known.is_some_and(|known| record.writes < known.writes || record.term < known.term)
+        known.is_some_and(|known| record.writes < known.writes)
     }
 
     /// Whether the record is gone, or an older copy.
@@ -94,7 +98,7 @@ impl Judge<'_> {
         let sync = self.promise_at_start();
         let mut record = ClusterRecord::first(site.clone(), sync);
         record.owners.insert(site.clone(), self.own());
-        record.writes = newest.writes;
+        record.writes = newest.writes + LEAP;
         record.term = term;
         record.newest_timeline = newest.timeline + 1;
         record.history = vec![Promotion {

@@ -172,7 +172,7 @@ impl Judge<'_> {
             return Err(Unsafe::RecordUnknown);
         };
         if self.config.sites.get(to) != Some(&true) {
-            return Err(Unsafe::Never);
+            return Err(Unsafe::NotOffered(to.clone()));
         }
         let follower = self.facts().and_then(|facts| facts.followers.get(to));
         let streaming = follower.is_some_and(|follower| follower.streaming);

@@ -71,6 +71,8 @@ pub enum Unsafe {
     NotSynchronous,
     /// This site's configuration says so.
     Never,
+    /// That site's configuration says so.
+    NotOffered(SiteName),
     /// Automatic failover is paused.
     Paused,
     /// Other sites follow the old primary still: it may yet acknowledge.
@@ -110,6 +112,9 @@ impl fmt::Display for Unsafe {
                 f.write_str("this site is not among those that commits wait for")
             }
             Self::Never => f.write_str("this site is configured with failover = \"never\""),
+            Self::NotOffered(site) => {
+                write!(f, "site {site} is configured with failover = \"never\"")
+            }
             Self::Paused => f.write_str("automatic failover is paused"),
             Self::OthersFollow(sites) => {
                 let names: Vec<_> = sites.iter().map(ToString::to_string).collect();

@@ -44,7 +44,7 @@ impl State {
         }
     }
 
-    /// What follows where this rests on a newer record than `at`.
+    /// What follows where this rests on a newer record than `at`, or on one at all where there is none.
     fn newer_than(self, at: At) -> Option<Outcome> {
         let Self { term, writes, data } = self;
         let known = Newest {
@@ -52,7 +52,8 @@ impl State {
             term,
             timeline: 0,
         };
-        (term > at.term || writes > at.writes).then_some(Outcome::RecordOlder { known, data })
+        let looked = at.term == 0;
+        (looked || writes > at.writes).then_some(Outcome::RecordOlder { known, data })
     }
 
     /// Durable, and never seen half.
@@ -291,7 +292,11 @@ mod tests {
         assert_eq!(State::read(root.path()), Ok(Some(state)));
         let at = |term, writes| At { term, writes };
         assert_eq!(state.newer_than(at(3, 17)), None);
-        assert_eq!(state.newer_than(at(4, 30)), None);
+        assert_eq!(
+            state.newer_than(at(2, 1_030)),
+            None,
+            "made anew by an operator"
+        );
         assert!(state.newer_than(at(3, 16)).is_some());
         assert!(state.newer_than(at(0, 0)).is_some());
         std::fs::write(root.path().join(STATE), "{}").unwrap();

@@ -102,7 +102,7 @@ fn an_operators_word_makes_it_anew() {
     let next = scene.judge();
     let record = scene.written(next);
     assert_eq!((record.term, &record.primary), (1, &site("a")));
-    assert!(record.writes > 9 && !record.sync.confirmed);
+    assert!(record.writes > 1_000 && !record.sync.confirmed);
 
     let mut scene = Scene::new("b", &["a", "b"], promised(&["b"], true));
     let mut looked = facts(100);

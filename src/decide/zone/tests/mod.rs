@@ -209,6 +209,10 @@ impl Scene {
     }
 
     fn judge(&mut self) -> Move {
+        self.judging().judge()
+    }
+
+    fn judging(&mut self) -> Judge<'_> {
         Judge {
             config: &self.config,
             timings: &self.timings,
@@ -224,7 +228,6 @@ impl Scene {
             memory: &mut self.memory,
             now: self.now,
         }
-        .judge()
     }
 
     /// The record that is to be written; the store takes it at once.

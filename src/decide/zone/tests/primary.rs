@@ -120,3 +120,12 @@ fn a_move_that_nobody_takes_is_taken_back() {
     let next = scene.pass(Duration::from_secs(15));
     assert_eq!(scene.written(next).moving, None);
 }
+
+#[test]
+fn a_move_to_a_site_that_is_not_offered_is_refused_by_its_name() {
+    let mut scene = Scene::new("a", &["a", "b"], promised(&["b"], true));
+    scene.config.sites.insert(site("b"), false);
+    scene.runs(serve(1, &["b"]), facts(100));
+    let refused = scene.judging().begin_move(&site("b"));
+    assert_eq!(refused, Err(Unsafe::NotOffered(site("b"))));
+}
