@@ -28,14 +28,18 @@ impl Judge<'_> {
 
     /// The claim that every start and promotion rests on: this ownership is in the record, and what
     /// PostgreSQL will show is not taken for confirmed.
-    fn claim(&mut self, lease: &ClusterLease) -> Option<Move> {
+    /// A promotion by another owner than the record has begins a later timeline: the owner before may have
+    /// begun one that is noted nowhere.
+    fn claim(&mut self, lease: &ClusterLease, promotes: bool) -> Option<Move> {
         let (own, site) = (self.own(), self.config.site.clone());
         let record = &lease.record;
-        let claimed = record.owners.get(&site) == Some(&own) && !record.sync.confirmed;
+        let ours = record.owners.get(&site) == Some(&own);
+        let claimed = ours && !record.sync.confirmed;
         (!claimed).then(|| {
             self.rewrite(lease, ZoneReason::Recording, |record| {
                 record.owners.insert(site, own);
                 record.sync.confirmed = false;
+                record.newest_timeline += u32::from(promotes && !ours);
             })
         })
     }
@@ -56,7 +60,7 @@ impl Judge<'_> {
             }
             Some(_) | None => return Move::Align { reseed: false },
         }
-        if let Some(write) = self.claim(lease) {
+        if let Some(write) = self.claim(lease, false) {
             return write;
         }
         Move::Start(self.serving(&record.sync))
@@ -87,16 +91,7 @@ impl Judge<'_> {
     }
 
     fn promote(&mut self, lease: &ClusterLease) -> Move {
-        let (own, site) = (self.own(), self.config.site.clone());
-        if lease.record.owners.get(&site) != Some(&own) {
-            // The owner before may have begun a timeline that is noted nowhere.
-            return self.rewrite(lease, ZoneReason::Recording, |record| {
-                record.owners.insert(site, own);
-                record.sync.confirmed = false;
-                record.newest_timeline += 1;
-            });
-        }
-        if let Some(write) = self.claim(lease) {
+        if let Some(write) = self.claim(lease, true) {
             return write;
         }
         Move::Promote(self.serving(&lease.record.sync))

@@ -5,7 +5,7 @@ use std::time::Duration;
 use fencing::Mono;
 
 use super::record::{ClusterLease, ClusterRecord, How, Position};
-use super::seen::{Data, Serve, Urged};
+use super::seen::{Data, ProbeFacts, Serve, Urged};
 use super::{Judge, Move, Unsafe, ZoneReason, superseded};
 use crate::decide::{Postgres, Seen};
 
@@ -77,21 +77,21 @@ impl Judge<'_> {
         urged.is_some_and(|urged| urged.allow_data_loss) && self.is_silent(self.timings.detection)
     }
 
+    /// The primary's PostgreSQL answers as a primary.
     fn primary_answers(&self, record: &ClusterRecord) -> bool {
-        let probe = self.seen.probe.known_at();
-        probe.is_some_and(|(probe, at)| {
-            let fresh = !at.elapsed(self.timings.detection, self.now);
-            fresh && probe.site == record.primary && !probe.in_recovery
-        })
+        self.probed(record).is_some_and(|probe| !probe.in_recovery)
     }
 
     /// The primary's PostgreSQL answers and is none yet: its promotion is on its way.
     fn primary_replays(&self, record: &ClusterRecord) -> bool {
-        let probe = self.seen.probe.known_at();
-        probe.is_some_and(|(probe, at)| {
-            let fresh = !at.elapsed(self.timings.detection, self.now);
-            fresh && probe.site == record.primary && probe.in_recovery
-        })
+        self.probed(record).is_some_and(|probe| probe.in_recovery)
+    }
+
+    /// What the PostgreSQL of the primary's site answered of late.
+    fn probed(&self, record: &ClusterRecord) -> Option<&ProbeFacts> {
+        let (probe, at) = self.seen.probe.known_at()?;
+        let fresh = !at.elapsed(self.timings.detection, self.now);
+        (fresh && probe.site == record.primary).then_some(probe)
     }
 
     fn follow(&mut self, lease: &ClusterLease, receive: bool) -> Move {

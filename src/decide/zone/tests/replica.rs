@@ -15,6 +15,19 @@ fn silent(names: &[&str], sync: Sync) -> Scene {
     scene
 }
 
+/// The primary moves here, is shut down at 200, and this site stops to receive.
+fn moving_here() -> Scene {
+    let mut scene = silent(&["a", "b"], promised(&["b"], true));
+    let mut record = scene.known();
+    record.moving = Some(Moving {
+        to: site("b"),
+        stopped: Some(position(200)),
+    });
+    scene.record(record);
+    assert_eq!(scene.judge(), Move::Reconfigure(following(false)));
+    scene
+}
+
 fn stopped(scene: &mut Scene, lsn: u64) {
     let position = Some(position(lsn));
     let work = Work::Reconfigure {
@@ -143,14 +156,7 @@ fn a_cut_binds_the_next_owner_of_the_site() {
 
 #[test]
 fn a_planned_move_waits_for_the_last_of_the_log() {
-    let mut scene = silent(&["a", "b"], promised(&["b"], true));
-    let mut record = scene.known();
-    record.moving = Some(Moving {
-        to: site("b"),
-        stopped: Some(position(200)),
-    });
-    scene.record(record);
-    assert_eq!(scene.judge(), Move::Reconfigure(following(false)));
+    let mut scene = moving_here();
     stopped(&mut scene, 200);
     assert_eq!(scene.judge(), Move::Wait(ZoneReason::Moving(site("b"))));
     stopped(&mut scene, 320);
@@ -257,14 +263,7 @@ fn an_operators_word_reaches_a_site_that_cannot_follow_the_lost_one() {
 
 #[test]
 fn a_move_whose_site_is_lost_is_a_failover() {
-    let mut scene = silent(&["a", "b"], promised(&["b"], true));
-    let mut record = scene.known();
-    record.moving = Some(Moving {
-        to: site("b"),
-        stopped: Some(position(200)),
-    });
-    scene.record(record);
-    assert_eq!(scene.judge(), Move::Reconfigure(following(false)));
+    let mut scene = moving_here();
     stopped(&mut scene, 150);
     assert_eq!(scene.judge(), Move::Wait(ZoneReason::Moving(site("b"))));
     let next = scene.pass(Duration::from_secs(11));
