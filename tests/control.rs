@@ -4,7 +4,7 @@ mod common;
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use baton::clock;
@@ -20,7 +20,7 @@ use baton::peer::{Identity, Message, Patience, PeerChannel, PeerEvent, Secret};
 use baton::routing::RouteState;
 use common::{Site, observation};
 use fencing::{Epoch, MemberId};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 fn baton(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_baton"));
@@ -124,12 +124,14 @@ async fn status_as_a_table_and_as_json() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_switchover_is_done_when_the_member_says_so() {
     let mut fake = Fake::start().await;
-    let site = Site {
-        directory: tempfile::tempdir().unwrap(),
-        config: fake.site.config.clone(),
-    };
-    std::fs::copy(fake.site.file("member.toml"), site.file("member.toml")).unwrap();
-    let running = tokio::spawn(async move { ask(&site, &["switchover", "--to", "b"]).await });
+    let mut running = tokio::process::Command::new(env!("CARGO_BIN_EXE_baton"))
+        .args(["switchover", "--to", "b", "--config"])
+        .arg(fake.site.file("member.toml"))
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(running.stdout.take().unwrap()).lines();
     let ControlRequest { ask: asked, reply } = fake.server.next().await;
     assert_eq!(
         asked,
@@ -137,30 +139,37 @@ async fn a_switchover_is_done_when_the_member_says_so() {
             to: MemberId::new(2)
         }
     );
-    for (role, other) in [
-        (RoleName::HandingOver, RoleName::Standby),
-        (RoleName::Returning, RoleName::TakingOver),
-        (RoleName::Standby, RoleName::Active),
+    for (role, other, told) in [
+        (
+            RoleName::HandingOver,
+            RoleName::Standby,
+            &["a: handing over"][..],
+        ),
+        (
+            RoleName::Returning,
+            RoleName::TakingOver,
+            &["a: returning", "b: taking over"],
+        ),
+        (
+            RoleName::Standby,
+            RoleName::Active,
+            &["a: standby", "b: active"],
+        ),
     ] {
         fake.publish(|status| {
             status.members[0].role = Some(role);
             status.members[1].role = Some(other);
             status.members[1].epoch = Some(5);
         });
-        // Only the newest status is kept: give the client the time to read each.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        for words in told {
+            let line = lines.next_line().await.unwrap().unwrap();
+            assert!(line.ends_with(words), "{words:?} in {line:?}");
+        }
     }
     reply.send(Answer::Done).unwrap();
-    let (code, out, err) = running.await.unwrap();
-    assert_eq!(code, 0, "{err}");
-    for word in [
-        "a: handing over",
-        "b: taking over",
-        "b: active",
-        "b is active",
-    ] {
-        assert!(out.contains(word), "{word:?} in {out}");
-    }
+    let line = lines.next_line().await.unwrap().unwrap();
+    assert!(line.ends_with("b is active"), "{line}");
+    assert!(running.wait().await.unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -198,7 +198,7 @@ impl Clerk {
         write: &mut OwnedWriteHalf,
     ) -> io::Result<()> {
         let ask = match request {
-            Request::Status => return send(write, &self.status().await).await,
+            Request::Status => return send(write, &first(&mut self.0.newest.clone()).await).await,
             Request::Watch => return self.stream(lines, write).await,
             Request::History => return send(write, &self.history().await).await,
             Request::Restart => Ask::Restart,
@@ -241,19 +241,9 @@ impl Clerk {
         ))
     }
 
-    /// The newest status, with its age; waits for the first one.
-    async fn status(&self) -> Reply {
-        let mut newest = self.0.newest.clone();
-        match newest.wait_for(Option::is_some).await {
-            Ok(found) => shown(&found),
-            Err(_) => refused("the member is stopping".to_owned()),
-        }
-    }
-
     async fn stream(&self, lines: &mut Lines, write: &mut OwnedWriteHalf) -> io::Result<()> {
         let mut newest = self.0.newest.clone();
-        send(write, &self.status().await).await?;
-        newest.mark_unchanged();
+        send(write, &first(&mut newest).await).await?;
         loop {
             tokio::select! {
                 gone = client_gone(lines) => return gone,
@@ -270,11 +260,15 @@ impl Clerk {
 
     /// Passes a request to the loop, and shows the client what happens until it is answered.
     async fn ask(&self, ask: Ask, lines: &mut Lines, write: &mut OwnedWriteHalf) -> io::Result<()> {
+        let mut newest = self.0.newest.clone();
+        let before = newest.borrow_and_update().clone();
+        // What it was before the request: the client tells from it what is progress.
+        if before.is_some() {
+            send(write, &shown(&before)).await?;
+        }
         let Some(mut answered) = self.0.ask(ask).await else {
             return send(write, &refused("the member is stopping".to_owned())).await;
         };
-        let mut newest = self.0.newest.clone();
-        newest.mark_changed();
         loop {
             tokio::select! {
                 biased;
@@ -305,6 +299,14 @@ impl Clerk {
 
     async fn history(&self) -> Reply {
         Reply::History(self.0.history().await)
+    }
+}
+
+/// The newest status, with its age; waits for the first one.
+async fn first(newest: &mut watch::Receiver<Newest>) -> Reply {
+    match newest.wait_for(Option::is_some).await {
+        Ok(found) => shown(&found),
+        Err(_) => refused("the member is stopping".to_owned()),
     }
 }
 
