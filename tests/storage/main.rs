@@ -3,5 +3,6 @@
 #![forbid(unsafe_code)]
 
 mod harness;
+mod killed_member;
 mod postgres;
 mod volume;

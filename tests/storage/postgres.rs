@@ -1,10 +1,9 @@
 //! PostgreSQL: made, started, written to, killed, stopped, refused.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use baton::clock;
@@ -13,10 +12,10 @@ use baton::postgres::{
     Session, StartError, StopBounds, StopOutcome, StoppedBy,
 };
 use fencing::Epoch;
-use fs2::FileExt;
 
 use crate::harness::{
-    BATON, BOUNDS, LONG, Volume, block_on, label, permit, start, started_by, unmount,
+    BATON, BOUNDS, LONG, Volume, block_on, label, permit, processes_with, start, started_by,
+    unmount,
 };
 use baton::volume::{Cleanliness, Superblock};
 
@@ -487,18 +486,6 @@ fn programs_that_cannot_be_run_are_reported() {
     unmount(mounted);
 }
 
-/// The processes of one tree, by the user's uid and the data directory of their postmaster.
-fn processes_with(text: &str) -> Vec<i32> {
-    let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-    processes
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).contains(text)
-        })
-        .collect()
-}
-
 #[test]
 fn a_crash_of_the_postmaster_ends_the_tree_and_the_next_start_recovers() {
     let volume = Volume::new();
@@ -534,73 +521,4 @@ fn a_crash_of_the_postmaster_ends_the_tree_and_the_next_start_recovers() {
         stop_fast(&mut launched).await;
     });
     unmount(mounted);
-}
-
-/// The environment variable that makes `as_a_member_that_is_killed` one, with its directory.
-const VICTIM: &str = "BATON_TEST_VICTIM";
-
-/// What it says when PostgreSQL serves, before the path of its device.
-const STARTED: &str = "PostgreSQL serves on ";
-
-/// Not a test of its own: the body of the process that the next test kills.
-#[test]
-fn as_a_member_that_is_killed() {
-    let Ok(directory) = std::env::var(VICTIM) else {
-        return;
-    };
-    let volume = Volume::new();
-    let _mounted = volume.prepare();
-    let mut instance = volume.instance();
-    instance.runtime_directory = Path::new(&directory).join("run");
-    postgres::initdb(&permit(1).licence(), &instance).unwrap();
-    block_on(async {
-        let (_launched, _session) = start(&instance, 1).await;
-        println!("{STARTED}{}", volume.device().display());
-        std::future::pending::<()>().await;
-    });
-}
-
-#[test]
-fn postgresql_dies_with_a_killed_member_and_frees_lock_mount_and_device() {
-    let directory = tempfile::tempdir().unwrap();
-    fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
-    let mut member = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "--nocapture",
-            "postgres::as_a_member_that_is_killed",
-        ])
-        .env(VICTIM, directory.path())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut said = BufReader::new(member.stdout.take().unwrap()).lines();
-    let device = said
-        .find_map(|line| Some(line.unwrap().split_once(STARTED)?.1.to_owned()))
-        .expect("the member starts");
-    let text = directory.path().to_str().unwrap();
-    assert!(!processes_with(text).is_empty());
-    let lock = File::open(directory.path().join("run.lock")).unwrap();
-    assert!(
-        lock.try_lock_exclusive().is_err(),
-        "PostgreSQL holds the lock"
-    );
-
-    member.kill().unwrap();
-    member.wait().unwrap();
-    eventually("PostgreSQL is gone", || processes_with(text).is_empty());
-    eventually("the lock is free", || lock.try_lock_exclusive().is_ok());
-    eventually("the device is detached", || {
-        let backing = Path::new("/sys/block").join(Path::new(&device).file_name().unwrap());
-        !backing.join("loop/backing_file").exists()
-    });
-}
-
-fn eventually(what: &str, mut true_now: impl FnMut() -> bool) {
-    let began = clock::now();
-    while !true_now() {
-        assert!(began.until(clock::now()) < LONG, "in vain: {what}");
-        std::thread::yield_now();
-    }
-    println!("{what} after {:?}", began.until(clock::now()));
 }
