@@ -20,45 +20,53 @@ use crate::control::{Reply, Request, Status};
 pub struct Args {
     #[command(flatten)]
     reach: Reach,
-    /// The site that shall have the primary; the member that is asked must be of it
-    #[arg(long, value_name = "SITE")]
-    site: String,
-    /// Also where acknowledged writes may be lost
-    #[arg(long)]
-    allow_data_loss: bool,
-    /// Do not ask again
-    #[arg(long, requires = "allow_data_loss")]
-    yes: bool,
-    /// How long to wait
-    #[arg(long, default_value = "90s", value_parser = patience)]
-    timeout: Duration,
+    #[command(flatten)]
+    wanted: Wanted,
     #[command(flatten)]
     output: OutputArgs,
 }
 
+/// What a failover is to do, whoever is asked for it.
+#[derive(clap::Args)]
+pub(super) struct Wanted {
+    /// The site that shall have the primary; a member that is asked itself must be of it
+    #[arg(long, value_name = "SITE")]
+    pub site: String,
+    /// Also where acknowledged writes may be lost: shows why they may, and asks
+    #[arg(long)]
+    pub allow_data_loss: bool,
+    /// Do not ask again
+    #[arg(long, requires = "allow_data_loss")]
+    pub yes: bool,
+    /// How long to wait
+    #[arg(long, default_value = "90s", value_parser = patience)]
+    pub timeout: Duration,
+}
+
 /// Asks the active of the site.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut client = args.reach.client(args.timeout)?;
+    let wanted = args.wanted;
+    let mut client = args.reach.client(wanted.timeout)?;
     client.send(&Request::Status)?;
     let Reply::Status(status) = client.receive()? else {
         bail!("the member gave no status");
     };
-    if status.site != args.site {
+    if status.site != wanted.site {
         bail!(
             "{} is a member of site {}; ask a member of site {} (--config, --socket or --member)",
             status.member,
             status.site,
-            args.site
+            wanted.site
         );
     }
-    if args.allow_data_loss {
-        warn(&status, &args.site);
-        if !args.yes && !confirmed(&args.site)? {
+    if wanted.allow_data_loss {
+        warn(&status, &wanted.site);
+        if !wanted.yes && !confirmed(&wanted.site)? {
             bail!("not confirmed: nothing was changed");
         }
     }
     let request = Request::Failover {
-        allow_data_loss: args.allow_data_loss,
+        allow_data_loss: wanted.allow_data_loss,
     };
     ask(client, &request, args.output.output)
 }

@@ -23,6 +23,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
 use super::ask::patience;
+use super::failover::Wanted;
 use super::reach::OutputArgs;
 use site::Site;
 
@@ -77,18 +78,8 @@ enum Verb {
     Failover {
         /// The cluster
         cluster: String,
-        /// The site that shall have the primary
-        #[arg(long, value_name = "SITE")]
-        site: String,
-        /// Also where acknowledged writes may be lost: shows why they may, and asks
-        #[arg(long)]
-        allow_data_loss: bool,
-        /// Do not ask again
-        #[arg(long, requires = "allow_data_loss")]
-        yes: bool,
-        /// How long to wait
-        #[arg(long, default_value = "90s", value_parser = patience)]
-        timeout: Duration,
+        #[command(flatten)]
+        wanted: Wanted,
     },
     /// Stop automatic take-overs; the active goes on serving, switchovers still work
     Pause {
@@ -168,19 +159,7 @@ async fn act(cli: Cli) -> anyhow::Result<ExitCode> {
             site: None,
             timeout,
         } => verbs::switchover(&site(&cluster), to.as_deref(), timeout).await,
-        Verb::Failover {
-            cluster,
-            site: to,
-            allow_data_loss,
-            yes,
-            timeout,
-        } => {
-            let accepted = verbs::Accepted {
-                data_loss: allow_data_loss,
-                unasked: yes,
-            };
-            verbs::failover(&site(&cluster), &to, accepted, timeout).await
-        }
+        Verb::Failover { cluster, wanted } => verbs::failover(&site(&cluster), &wanted).await,
         Verb::Drill {
             cluster,
             timeout,

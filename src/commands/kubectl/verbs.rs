@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::json;
 
-use super::super::failover::confirmed;
+use super::super::failover::{Wanted, confirmed};
 use super::proxy::post;
 use super::site::{Seen, Site};
 use super::sites;
@@ -56,39 +56,26 @@ pub async fn switchover_site(
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is accepted of a failover to another site.
-#[derive(Clone, Copy)]
-pub struct Accepted {
-    /// That acknowledged writes may be lost.
-    pub data_loss: bool,
-    /// Without being asked again.
-    pub unasked: bool,
-}
-
 /// Makes another site the primary's, whose own is lost, and waits until it accepts writes.
-pub async fn failover(
-    site: &Site,
-    to: &str,
-    accepted: Accepted,
-    patience: Duration,
-) -> anyhow::Result<ExitCode> {
+pub async fn failover(site: &Site, wanted: &Wanted) -> anyhow::Result<ExitCode> {
+    let to = wanted.site.as_str();
     let seen = site.look().await?;
     known(&seen, to)?;
     let view = seen.all.sites.iter().find(|view| view.name == to);
     let owner = view.and_then(|view| view.owner());
     let owner = owner.with_context(|| format!("no member of site {to} owns its volume"))?;
-    if accepted.data_loss {
+    if wanted.allow_data_loss {
         let verdict = sites::verdict_on(&seen, to);
         match verdict.safe {
             true => eprintln!("By the record nothing would be lost: {}.", verdict.why),
             false => eprintln!("Acknowledged writes may be lost: {}.", verdict.why),
         }
-        if !accepted.unasked && !confirmed(to)? {
+        if !wanted.yes && !confirmed(to)? {
             bail!("not confirmed: nothing was changed");
         }
     }
-    let body = json!({"site": to, "allow_data_loss": accepted.data_loss});
-    let said = post(site, &seen, &owner.name, "failover", &body, patience).await?;
+    let body = json!({"site": to, "allow_data_loss": wanted.allow_data_loss});
+    let said = post(site, &seen, &owner.name, "failover", &body, wanted.timeout).await?;
     println!("{said}");
     Ok(ExitCode::SUCCESS)
 }
