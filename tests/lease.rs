@@ -196,6 +196,23 @@ async fn a_missing_directory_is_an_outage_and_a_missing_file_is_no_lease() {
     ));
 }
 
+/// Its record says by itself how old it is, and an operator may have it made anew without a restart.
+#[tokio::test]
+async fn the_clusters_record_may_go_and_be_made_anew() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("cluster.lease");
+    let writer = Writer {
+        name: "member-1".to_owned(),
+        member: MemberId::new(1).unwrap(),
+        incarnation: Incarnation(7),
+    };
+    let every_site = FileStore::open(&path, "main", "*", writer).unwrap();
+    put(&every_site, None, record(1, 1, 0)).await.unwrap();
+    fs::remove_file(&path).unwrap();
+    assert_eq!(every_site.read(soon()).await.unwrap().lease, None);
+    put(&every_site, None, record(2, 1, 0)).await.unwrap();
+}
+
 #[tokio::test]
 async fn any_damage_is_an_error_and_is_never_written_over() {
     let directory = TempDir::new().unwrap();

@@ -393,6 +393,23 @@ async fn a_namespace_that_is_missing_is_named() {
     );
 }
 
+/// Its record says by itself how old it is, and an operator may have it made anew without a restart.
+#[tokio::test]
+async fn the_clusters_record_may_go_and_be_made_anew() {
+    let site = Site::start().await;
+    let mut place = place(&site.namespace);
+    place.site = "*".to_owned();
+    let timings = TimingSettings::kubernetes();
+    let access = site.access("m1").await;
+    let every_site = KubernetesStore::open(place, writer(1), &timings, access);
+    let version = put(&every_site, None, record(1, 1, 0)).await;
+    let gone = objects(&site).delete(NAME, &DeleteParams::default()).await;
+    gone.unwrap();
+    assert_eq!(every_site.read(soon()).await.unwrap().lease, None);
+    assert_eq!(put(&every_site, version, record(2, 1, 0)).await, None);
+    put(&every_site, None, record(2, 1, 0)).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_lease_that_is_removed_has_vanished_and_is_not_made_again() {
     let site = Site::start().await;

@@ -88,6 +88,9 @@ pub struct ZoneStatus {
     pub sites: Vec<SiteStatus>,
 }
 
+/// Why the record cannot be used although it is there.
+const OLDER: &str = "an older copy of it has taken its place";
+
 impl ZoneStatus {
     /// Whether commits wait for this site, as is promised.
     pub fn waited_for(&self, site: &str) -> bool {
@@ -107,10 +110,14 @@ impl ZoneStatus {
         let replication = config.replication.as_ref()?;
         let zone = config.zone()?;
         let seen = observation.zone.as_deref()?;
-        let record = seen
+        let found = seen
             .record
             .known()
             .and_then(|lease| Some(&lease.as_ref()?.record));
+        // Nothing follows from a copy that is older than what was read before.
+        let newest = memory.zone.newest;
+        let older = |record: &ClusterRecord| newest.is_some_and(|newest| newest.outdates(record));
+        let record = found.filter(|record| !older(record));
         let running = observation.local.postgres == Postgres::Running;
         let serving_as = serving_as(memory, running);
         let facts = seen.postgres.known().filter(|_| running);
@@ -122,7 +129,7 @@ impl ZoneStatus {
         let follows = serving_as == ServingAs::Replica;
         let cause = match &seen.record {
             crate::decide::Seen::Unknown { cause, .. } => Some(cause.clone()),
-            crate::decide::Seen::Known { .. } => None,
+            crate::decide::Seen::Known { .. } => (found != record).then(|| OLDER.to_owned()),
         };
         Some(Self {
             reachable: cause.is_none(),

@@ -302,8 +302,12 @@ impl Turn<'_> {
     }
 
     fn finish_failover(&mut self, urged: Urged) {
+        let newest = self.memory.zone.newest;
+        let made = |record: &&ClusterRecord| {
+            record.term > urged.term && !newest.is_some_and(|newest| newest.outdates(record))
+        };
         let record = self.cluster().map(|lease| &lease.record);
-        let Some(record) = record.filter(|record| record.term > urged.term) else {
+        let Some(record) = record.filter(made) else {
             if urged.at.elapsed(self.timings().promote, self.now) {
                 self.memory.zone.urged = None;
                 self.refuse(urged.request, Reason::HandoverFailed);

@@ -10,6 +10,7 @@ use std::sync::{Arc, mpsc};
 use fencing::Mono;
 use tokio::sync::oneshot;
 
+use super::cluster::EVERY_SITE;
 use super::directory::{Place, ReplaceError};
 use super::document::{Document, Mark};
 use super::{LeaseError, LeaseWatch, Ownership, Reading, Writer, Written};
@@ -145,7 +146,7 @@ struct Worker {
     cluster: String,
     site: String,
     writer: Writer,
-    /// A record was read or written by this process: from then on its absence is an error.
+    /// A site's record was read or written by this process: from then on its absence is an error.
     seen: bool,
 }
 
@@ -187,6 +188,11 @@ impl Worker {
         }
     }
 
+    /// The cluster's record tells by itself how old it is: that it is gone is for those to judge who know it.
+    fn saw(&mut self) {
+        self.seen = self.site != EVERY_SITE;
+    }
+
     fn read(&mut self) -> Result<Option<Document>, LeaseError> {
         let place = Arc::clone(&self.place);
         let directory = place.open().map_err(|source| self.unreachable(source))?;
@@ -218,7 +224,7 @@ impl Worker {
                 setting: "lease.path",
             });
         }
-        self.seen = true;
+        self.saw();
         Ok(Some(document))
     }
 
@@ -258,7 +264,7 @@ impl Worker {
             .map_err(|error| self.failed("a write", error.into()))?;
         match directory.replace(&bytes, first) {
             Ok(()) => {
-                self.seen = true;
+                self.saw();
                 Ok(Written::Done(next.version()))
             }
             Err(ReplaceError::NotDone(source)) => Err(self.failed("a write", source)),

@@ -7,14 +7,23 @@ use super::{Judge, Move, ZoneReason};
 use crate::decide::{LeaseVersion, Postgres};
 
 /// How many writes a record that is made anew is ahead of the newest that its site knows: more than other
-/// sites can have seen beyond that.
-const LEAP: u64 = 1_000;
+/// sites can have seen beyond that, whatever they did meanwhile.
+const WRITES: u64 = 1 << 40;
+
+/// How many terms it is ahead, where its site does not go on leading: no term of its own is that of a
+/// primary which this site never heard of, whose data would be taken for its own.
+const TERMS: u64 = 1 << 16;
+
+/// How many timelines are left to promotions that this site never heard of. Each costs a file at the next
+/// promotion.
+const TIMELINES: u32 = 16;
 
 impl Judge<'_> {
     /// Whether this is an older record than one that was seen before.
     pub(super) fn outdated(&self, record: &ClusterRecord) -> bool {
-        let known = self.memory.newest;
-        known.is_some_and(|known| record.writes < known.writes)
+        self.memory
+            .newest
+            .is_some_and(|known| known.outdates(record))
     }
 
     /// Whether the record is gone, or an older copy.
@@ -80,7 +89,7 @@ impl Judge<'_> {
     }
 
     /// The term of a record that an operator has made anew: the same where this site led in the newest
-    /// one, else the next.
+    /// one, else one that no site has seen.
     pub(super) fn term_by_word(&self, newest: Newest) -> u64 {
         let led = match (&self.memory.runs, self.memory.aligned) {
             (Some((term, _)), Some((_, Data::Primary))) => Some(*term),
@@ -89,7 +98,7 @@ impl Judge<'_> {
         };
         match led {
             Some(term) if term == newest.term => term,
-            _ => newest.term + 1,
+            _ => newest.term + TERMS,
         }
     }
 
@@ -98,9 +107,9 @@ impl Judge<'_> {
         let sync = self.promise_at_start();
         let mut record = ClusterRecord::first(site.clone(), sync);
         record.owners.insert(site.clone(), self.own());
-        record.writes = newest.writes + LEAP;
+        record.writes = newest.writes + WRITES;
         record.term = term;
-        record.newest_timeline = newest.timeline + 1;
+        record.newest_timeline = newest.timeline + TIMELINES;
         record.history = vec![Promotion {
             term,
             site,

@@ -133,6 +133,9 @@ impl<'a> Judge<'a> {
         if self.other_system(record) {
             return Move::Wait(ZoneReason::OtherSystem);
         }
+        if self.overtaken(record) {
+            return self.leave_to_successor(record);
+        }
         let next = if record.primary == self.config.site {
             self.primary(lease)
         } else {
@@ -161,19 +164,39 @@ impl<'a> Judge<'a> {
                 false => next,
             };
         }
-        if let Some(other) = known.filter(|other| other.epoch > own.epoch)
-            && !self.outlasts(*other)
-        {
-            return Move::Wait(ZoneReason::Changing);
-        }
         let site = self.config.site.clone();
         self.rewrite(lease, ZoneReason::Recording, |record| {
             record.owners.insert(site, own);
         })
     }
 
-    /// A greater epoch is in the record than this owner's: this one was overtaken and is about to find
-    /// that out at the volume, or the site has a new volume.
+    /// Whether a greater epoch is in the record than this owner's: it was overtaken and is about to find
+    /// that out at the volume. Where PostgreSQL does not run yet, the site may have a new volume instead,
+    /// whose epochs begin again.
+    fn overtaken(&mut self, record: &ClusterRecord) -> bool {
+        let own = self.own();
+        let other = record.owners.get(&self.config.site).copied();
+        let Some(other) = other.filter(|other| other.epoch > own.epoch) else {
+            return false;
+        };
+        self.memory.runs.is_some() || !self.outlasts(other)
+    }
+
+    /// An overtaken owner writes nothing, nor does it change how PostgreSQL runs: what it sees of its own
+    /// PostgreSQL says nothing about what its successor's shows.
+    fn leave_to_successor(&self, record: &ClusterRecord) -> Move {
+        let runs = self.memory.runs.as_ref();
+        let earlier = runs.is_some_and(|(term, serve)| {
+            *term != record.term && !matches!(serve, Serve::Replica { .. })
+        });
+        match earlier {
+            true => Move::Kill(superseded(record)),
+            false => Move::Wait(ZoneReason::Changing),
+        }
+    }
+
+    /// Whether a greater epoch than this owner's has stayed in the record without any further sign of its
+    /// owner.
     fn outlasts(&mut self, other: Owner) -> bool {
         let now = self.now;
         let rival = self

@@ -219,6 +219,11 @@ pub struct Newest {
 }
 
 impl Newest {
+    /// Whether that record is an older one.
+    pub fn outdates(self, record: &ClusterRecord) -> bool {
+        record.writes < self.writes
+    }
+
     /// What is known of this record.
     pub fn of(record: &ClusterRecord) -> Self {
         Self {

@@ -14,6 +14,7 @@ use super::object::{Document, Owner, Trouble};
 use crate::backoff;
 use crate::decide::LeaseVersion;
 use crate::lease::Reading;
+use crate::lease::cluster::EVERY_SITE;
 
 /// The pause after a request that failed, doubled with each further one up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -43,7 +44,8 @@ pub(super) struct Cache {
     known: Option<Known>,
     /// Nothing older counts: a write may have had its effect since.
     floor: Mono,
-    /// The Lease was there once: from then on its absence is an error.
+    /// A site's Lease was there once: from then on its absence is an error. The cluster's record tells by
+    /// itself how old it is: that it is gone is for those to judge who know it.
     seen: bool,
     /// Requests that failed in a row, why the last one did, and when the next may be made.
     failed: Option<(u32, String, Mono)>,
@@ -60,7 +62,7 @@ impl Cache {
         }
     }
 
-    /// Whether the Lease was there once.
+    /// Whether it was there once and must still be.
     pub fn seen(&self) -> bool {
         self.seen
     }
@@ -71,7 +73,7 @@ impl Cache {
         if source == Source::Request {
             self.failed = None;
         }
-        self.seen |= object.is_some();
+        self.seen |= object.is_some() && self.owner.site != EVERY_SITE;
         if let Some(known) = &mut self.known {
             let behind = is_older(version.as_ref(), known.version.as_ref());
             let late = at <= known.at || source == Source::Watch;

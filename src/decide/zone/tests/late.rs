@@ -111,6 +111,27 @@ fn a_greater_epoch_in_the_record_is_believed_until_it_is_outlasted() {
     assert_eq!(scene.written(next).owners.get(&site("b")), Some(&owner()));
 }
 
+/// Its successor has started PostgreSQL anew: what that shows is not what this one's sites have confirmed.
+#[test]
+fn an_overtaken_owner_confirms_nothing_of_its_successors() {
+    let mut scene = in_step(promised(&["b"], true));
+    assert_eq!(scene.judge(), Move::Wait(ZoneReason::InSync));
+    let mut record = scene.known();
+    let mut successor = owner();
+    successor.epoch = Epoch::new(9).unwrap();
+    record.owners.insert(site("a"), successor);
+    record.sync.confirmed = false;
+    record.writes += 1;
+    scene.record(record.clone());
+    let next = scene.pass(Duration::from_secs(60));
+    assert_eq!(next, Move::Wait(ZoneReason::Changing));
+    // It is the successor who was promoted: this one must not acknowledge anything.
+    record.term += 1;
+    record.writes += 1;
+    scene.record(record);
+    assert!(matches!(scene.judge(), Move::Kill(_)));
+}
+
 #[test]
 fn a_missing_slot_keeps_nobody_from_degrading() {
     let mut scene = in_step(promised(&["b"], true));

@@ -102,7 +102,7 @@ fn an_operators_word_makes_it_anew() {
     let next = scene.judge();
     let record = scene.written(next);
     assert_eq!((record.term, &record.primary), (1, &site("a")));
-    assert!(record.writes > 1_000 && !record.sync.confirmed);
+    assert!(record.writes > 1 << 40 && !record.sync.confirmed);
 
     let mut scene = Scene::new("b", &["a", "b"], promised(&["b"], true));
     let mut looked = facts(100);
@@ -110,9 +110,10 @@ fn an_operators_word_makes_it_anew() {
     scene.runs(following(true), looked);
     scene.judge();
     gone(&mut scene);
-    urge(&mut scene, 1);
+    urge(&mut scene, 1 << 16);
     let next = scene.judge();
     let record = scene.written(next);
-    assert_eq!((record.term, &record.primary), (2, &site("b")));
+    assert_eq!((record.term, &record.primary), (1 + (1 << 16), &site("b")));
+    assert_eq!(record.newest_timeline, 16);
     assert_eq!(scene.judge(), Move::Reconfigure(following(false)));
 }
