@@ -161,6 +161,9 @@ fn prometheus_takes_the_rules() {
     run(Command::new("promtool")
         .args(["check", "rules"])
         .arg(deploy("monitoring/alerts.yaml")));
+    run(Command::new("promtool")
+        .args(["test", "rules"])
+        .arg(deploy("monitoring/alerts-test.yaml")));
 }
 
 /// All metric names in a text: words that begin as ours do.

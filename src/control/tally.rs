@@ -8,7 +8,7 @@ use fencing::Mono;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Wall;
-use crate::decide::{Action, Finished, Outcome, RoleName, StepId};
+use crate::decide::{Action, Finished, Heartbeat, Outcome, RoleName, Seen, StepId};
 
 /// The step whose end is a fence.
 const FENCE: &str = "fence";
@@ -18,6 +18,10 @@ const FENCE: &str = "fence";
 pub struct Tally {
     /// How often it became active.
     pub takeovers: u64,
+    /// The newest time without an active before this member became it: since another member, or this one,
+    /// was last heard to be active. Greater than the true gap by up to a heartbeat.
+    #[serde(default)]
+    pub last_gap_ms: Option<u64>,
     /// The newest fence that was proven.
     pub last_fence: Option<Fenced>,
     /// Its steps, by name.
@@ -25,6 +29,9 @@ pub struct Tally {
     /// Steps that have not ended; at most two are ever under way.
     #[serde(skip)]
     begun: BTreeMap<StepId, (String, Mono)>,
+    /// When a member was last heard to be active.
+    #[serde(skip)]
+    active: Option<Mono>,
 }
 
 /// A fence that was proven.
@@ -69,11 +76,24 @@ impl Tally {
         }
     }
 
-    /// Counts a change of role.
-    pub fn turn(&mut self, from: RoleName, to: RoleName) {
-        if from != RoleName::Active && to == RoleName::Active {
-            self.takeovers += 1;
+    /// Notes which peers say that they are active.
+    pub fn hear<'a>(&mut self, peers: impl IntoIterator<Item = &'a Seen<Heartbeat>>) {
+        let known = peers.into_iter().filter_map(Seen::known_at);
+        let active = known.filter(|(heartbeat, _)| heartbeat.role == RoleName::Active);
+        self.active = active.map(|(_, at)| at).chain(self.active).max();
+    }
+
+    /// Counts a change of role, or that there is none.
+    pub fn turn(&mut self, from: RoleName, to: RoleName, now: Mono) {
+        if to != RoleName::Active {
+            return;
         }
+        if from != RoleName::Active {
+            self.takeovers += 1;
+            let gap = self.active.map(|active| now.since(active).as_millis());
+            self.last_gap_ms = gap.and_then(|gap| u64::try_from(gap).ok());
+        }
+        self.active = Some(now);
     }
 
     fn count(&mut self, name: String, finished: &Finished, took_ms: u64, at: Wall) {
@@ -106,7 +126,8 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::{Step, Work};
+    use crate::decide::{Custody, Incarnation, Step, Work};
+    use fencing::{Epoch, MemberId};
 
     fn begin(id: u64) -> Action {
         Action::Begin(Step {
@@ -155,8 +176,45 @@ mod tests {
             (RoleName::Active, RoleName::Active),
             (RoleName::Active, RoleName::HandingOver),
         ] {
-            tally.turn(from, to);
+            tally.turn(from, to, Mono::ZERO);
         }
-        assert_eq!(tally.takeovers, 1);
+        assert_eq!((tally.takeovers, tally.last_gap_ms), (1, None));
+    }
+
+    #[test]
+    fn a_gap_begins_with_the_last_word_of_an_active() {
+        let heartbeat = |role| Heartbeat {
+            member: MemberId::new(2).unwrap(),
+            incarnation: Incarnation(1),
+            sequence: 1,
+            role,
+            epoch: Epoch::ZERO,
+            custody: Custody::Nothing,
+            ready: false,
+            reachable: true,
+            volume: true,
+            failed: false,
+            stuck: false,
+            handover: None,
+            heard: BTreeMap::new(),
+        };
+        let heard = |role, millis| Seen::Known {
+            value: heartbeat(role),
+            at: Mono::from_millis(millis),
+        };
+        let mut tally = Tally::default();
+        tally.hear([
+            &heard(RoleName::Active, 100),
+            &heard(RoleName::Standby, 190),
+        ]);
+        tally.hear([&heard(RoleName::HandingOver, 200)]);
+        let (standby, active) = (RoleName::Standby, RoleName::Active);
+        tally.turn(standby, active, Mono::from_millis(450));
+        assert_eq!(tally.last_gap_ms, Some(350));
+        // Its own time counts as well.
+        tally.turn(active, active, Mono::from_millis(900));
+        tally.turn(active, standby, Mono::from_millis(1_000));
+        tally.turn(standby, active, Mono::from_millis(1_100));
+        assert_eq!(tally.last_gap_ms, Some(200));
     }
 }

@@ -145,7 +145,8 @@ impl Member {
         let (from, to) = (self.memory.role.name(), decision.memory.role.name());
         self.tally
             .follow(finished, &decision.actions, now, clock::wall());
-        self.tally.turn(from, to);
+        self.tally.hear(observation.peers.values());
+        self.tally.turn(from, to, now);
     }
 
     /// Says on the pod why an operator must look. What was found is told by the step that found it: the

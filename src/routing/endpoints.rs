@@ -118,8 +118,10 @@ impl Endpoints {
             field_manager: Some(names::FIELD_MANAGER.to_owned()),
             ..PostParams::default()
         };
-        let answer = if first {
+        if slice.metadata.owner_references.is_none() {
             self.give_to_service(client, &mut slice).await;
+        }
+        let answer = if first {
             self.ask("making the endpoints", slices.create(&params, &slice))
                 .await
         } else {
@@ -137,7 +139,7 @@ impl Endpoints {
         }
     }
 
-    /// Best effort: a slice without an owner leads clients as well, and the controller removes it.
+    /// Best effort: a slice without an owner leads clients as well, and gets it with its next change.
     async fn give_to_service(&self, client: &Client, slice: &mut EndpointSlice) {
         let services: Api<Service> = Api::namespaced(client.clone(), &self.target.namespace);
         let service = self

@@ -234,6 +234,7 @@ async fn metrics_are_what_the_status_says() {
         status.signs.keys_ms.insert("b".to_owned(), 1500);
         status.signs.lease_ms = Some(3000);
         status.tally.takeovers = 3;
+        status.tally.last_gap_ms = Some(350);
         let step = StepTally {
             done: 3,
             failed: 1,
@@ -258,6 +259,7 @@ async fn metrics_are_what_the_status_says() {
         ("baton_reservation_held", "cluster=\"main\"", 1.0),
         ("baton_lease_store_reachable", "", 0.0),
         ("baton_takeovers_total", "", 3.0),
+        ("baton_last_takeover_gap_seconds", "", 0.35),
         ("baton_steps_total", "outcome=\"failed\"", 1.0),
         ("baton_step_duration_seconds", "step=\"fence\"", 0.006),
         ("baton_last_fence_duration_seconds", "", 0.006),

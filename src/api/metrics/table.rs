@@ -268,6 +268,14 @@ pub(super) static METRICS: &[Metric] = &[
         |status| sites(status, |site| site.slot_lost.map(f64::from)),
     ),
     seconds(
+        "last_takeover_gap",
+        "How long no member was heard to be active before this one became it; absent before the first time.",
+        |status| {
+            let gap = status.tally.last_gap_ms.into_iter();
+            gap.map(|gap| plain(secs(gap))).collect()
+        },
+    ),
+    seconds(
         "last_fence_timestamp",
         "When the newest fence was proven, since 1970; absent before the first.",
         |status| {

@@ -62,6 +62,9 @@ const USER: i64 = 999;
 /// What sockets and journal may take: two journal files and what else is small.
 const RUNTIME_BYTES: &str = "64Mi";
 
+/// Seconds that a member may wait at its start for what it needs: a day.
+const PATIENCE: i32 = 86_400;
+
 /// The node's directory below which the agent mounts, one directory a pod.
 const MEMBERS_ON_NODE: &str = "/run/baton/members";
 
@@ -82,7 +85,14 @@ pub fn pod(site: &Site<'_>, number: MemberId, member: &MemberSpec) -> Result<Pod
         labels.insert(label.to_owned(), value);
     }
     let template = template(site, number, member)?;
-    metadata.annotations = Some(BTreeMap::from([(names::TEMPLATE.to_owned(), template)]));
+    metadata.annotations = Some(BTreeMap::from([
+        (names::TEMPLATE.to_owned(), template),
+        // As Prometheus' scrape configurations read it.
+        (
+            "prometheus.io/scheme".to_owned(),
+            scheme(cluster).to_lowercase(),
+        ),
+    ]));
     Ok(Pod {
         metadata,
         spec: Some(spec(site, member)),
@@ -182,6 +192,9 @@ fn container(cluster: &BatonCluster, member: &MemberSpec) -> Container {
             port("peers", names::PEER_PORT),
             port("api", names::API_PORT),
         ]),
+        // Started: it has its session with the agent, which may wait for the API server or the storage
+        // for as long as these are away. Nobody else is served by a restart meanwhile.
+        startup_probe: Some(probe(cluster, "/liveness", 2, PATIENCE / 2)),
         // Alive: the loop decides; 30 s without a decision are said at the first look after that.
         liveness_probe: Some(probe(cluster, "/liveness", 10, 3)),
         // Ready: it serves or could take over. Followed closely: a drain asks for it.
@@ -242,14 +255,21 @@ fn environment() -> Vec<EnvVar> {
     all
 }
 
+/// How the members' HTTP API is spoken to.
+fn scheme(cluster: &BatonCluster) -> &'static str {
+    let api = cluster.spec.api.as_ref();
+    match api.is_some_and(|api| api.tls_secret.is_some()) {
+        true => "HTTPS",
+        false => "HTTP",
+    }
+}
+
 fn probe(cluster: &BatonCluster, path: &str, period: i32, failures: i32) -> Probe {
-    let tls = cluster.spec.api.as_ref();
-    let tls = tls.is_some_and(|api| api.tls_secret.is_some());
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.to_owned()),
             port: IntOrString::String("api".to_owned()),
-            scheme: Some(if tls { "HTTPS" } else { "HTTP" }.to_owned()),
+            scheme: Some(scheme(cluster).to_owned()),
             ..HTTPGetAction::default()
         }),
         period_seconds: Some(period),
