@@ -40,10 +40,18 @@ impl Saved {
         }
     }
 
+    /// Whose the volume is: clusters of one name in two namespaces are two clusters.
+    fn cluster(&self) -> String {
+        let namespace = self
+            .key
+            .split_once('/')
+            .map_or("", |(namespace, _)| namespace);
+        format!("{namespace}/{}", self.hello.cluster)
+    }
+
     /// The settings of its attachment.
     pub fn settings(&self, outlive: &Outlive) -> Settings {
         let Hello {
-            cluster,
             site,
             member,
             number,
@@ -53,7 +61,7 @@ impl Saved {
             ..
         } = &self.hello;
         Settings {
-            cluster: cluster.clone(),
+            cluster: self.cluster(),
             site: site.clone(),
             member: member.clone(),
             number: *number,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use baton::cluster::BatonCluster;
+use baton::volume::Label;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
@@ -272,13 +273,14 @@ async fn network() -> Result<()> {
     ip(&format!("link set {bridge} up")).await
 }
 
-/// The storage of the cluster under test, with one namespace of somebody else and one that is blank.
+/// The storage of the cluster under test, with one namespace of somebody else and one that is blank. The
+/// first has the label of a cluster `foreign` that is in no namespace of Kubernetes.
 async fn storage(scratch: &Path) -> Result<Storage> {
     let name = "storage";
     let directory = storage::directory(scratch, name);
     std::fs::create_dir_all(&directory)?;
     let made = Command::new("mkfs.ext4")
-        .args(["-q", "-L", "baton:0123456789"])
+        .args(["-q", "-L", &Label::of("foreign", "local").finished()])
         .arg(storage::volume(&directory, FOREIGN))
         .arg("256M")
         .stdout(Stdio::null())

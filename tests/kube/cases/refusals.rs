@@ -26,7 +26,8 @@ const SETTLED: Duration = Duration::from_secs(90);
 /// How long a member may take to say what is wrong, and the controller to tell it.
 const TOLD: Duration = Duration::from_secs(60);
 
-/// Both members of another cluster on both nodes meet a volume with somebody else's filesystem.
+/// Both members of another cluster on both nodes meet a volume with the filesystem of a cluster that has the
+/// same name elsewhere.
 pub async fn foreign_volume(world: &mut World) -> Result<Outcome> {
     world.settled(SETTLED).await?;
     let before = foreign(world).await?;
