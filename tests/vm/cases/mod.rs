@@ -47,7 +47,7 @@ pub enum Form {
 }
 
 /// A drill with the set-up of its members, and their machine's boot after it.
-const DRILL_WITHIN: Duration = Duration::from_secs(600);
+const DRILL_WITHIN: Duration = Duration::from_secs(900);
 
 /// The drill of this name.
 const fn drill(name: &'static str, form: Form) -> Case {

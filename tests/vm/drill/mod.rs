@@ -40,7 +40,7 @@ const SWITCHOVER_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long the members may take to make the database and serve, under KVM.
-const SERVES_WITHIN: Duration = Duration::from_secs(60);
+const SERVES_WITHIN: Duration = Duration::from_secs(120);
 
 /// The names of both members: those of their machines.
 const MEMBERS: [&str; 2] = ["node-a", "node-b"];
