@@ -28,7 +28,7 @@ pub struct BatonClusterStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<i64>")]
     pub epoch: Option<u32>,
-    /// Accepted, Ready, StandbyReady, FenceProven, ReplicationHealthy, MembersAble, UpToDate.
+    /// Accepted, Ready, StandbyReady, FenceProven, ReplicationHealthy, MembersAble, UpToDate, Reconciled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend(
         "x-kubernetes-list-type" = "map",

@@ -16,11 +16,13 @@ mod election;
 mod leave;
 mod look;
 pub mod objects;
+mod progress;
 mod reconcile;
 mod request;
 mod rollout;
 mod status;
 mod story;
+mod tell;
 mod view;
 mod watch;
 mod zones;
@@ -50,7 +52,7 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 /// How many clusters are looked at at the same time.
 const CONCURRENCY: u16 = 8;
 
-/// After a look that failed.
+/// After a look that failed, or could not do everything.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// What a controller is told.

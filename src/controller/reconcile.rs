@@ -2,15 +2,13 @@
 //! `accept`, `rollout`, `status` and `story`; here is their order.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::controller::Action;
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Reporter;
 use kube::{Client, Resource, ResourceExt};
 use serde_json::json;
 
@@ -18,14 +16,15 @@ use super::accept::{self, Problem};
 use super::apply::Wanted;
 use super::look::{self, LookError};
 use super::objects::{self, ObjectError};
+use super::progress::{Progress, Trouble};
 use super::request::{RequestError, Written, ask, raced};
 use super::rollout::{self, Step, Waiting};
-use super::story::{self, Note};
+use super::status::Judged;
+use super::story::Note;
 use super::view::PodView;
 use super::watch::Stores;
 use super::zones::ClusterView;
-use super::{leave, status};
-use crate::clock;
+use super::{RETRY, leave};
 use crate::cluster::{BatonCluster, BatonClusterStatus, FIELD_MANAGER, names};
 use crate::hex::hex;
 
@@ -105,27 +104,65 @@ impl Look<'_> {
         let wanted: Vec<_> = wanted.map(Wanted::new).collect();
         let pods = stores.pods_of(cluster);
         let view = look::seen(stores, cluster, &pods)?;
-        let around = look::surroundings(&context.client, stores, cluster, &wanted, &view).await?;
+        let looked = look::surroundings(&context.client, stores, cluster, &wanted, &view).await;
+        let around = match looked {
+            Ok(around) => around,
+            // Whether it is accepted is unknown; who owns and serves is not.
+            Err(error) => return self.refused(&view, None, Trouble::from(&error)).await,
+        };
         let problems = accept::problems(cluster, &around);
         if !problems.is_empty() {
-            let step = Step::Wait(Waiting::NotAccepted);
-            self.tell(&view, &problems, &step).await?;
+            self.tell(&view, &Judged::not_accepted(&problems)).await?;
             return Ok(Action::requeue(REFUSED));
         }
-        self.protect().await?;
-        self.keep(&wanted).await?;
-        self.make_once(&around).await?;
-        let waits = self.keep_pods(&view, &pods).await?;
-        let mut step = rollout::next(&view, cluster.spec.paused);
-        if let Step::Replace { .. } = step {
-            step = self.replace(&step).await?;
+        match raced(self.protect().await) {
+            Ok(Written::Done) => {}
+            Ok(Written::Outdated) => return Ok(Action::requeue(AGAIN)),
+            Err(error) => {
+                let trouble = Trouble::from(&error);
+                return self.refused(&view, Some(&problems), trouble).await;
+            }
         }
-        self.tell(&view, &problems, &step).await?;
-        Ok(Action::requeue(if waits == Written::Outdated {
-            AGAIN
-        } else {
-            CALM
+        let mut making = Making::default();
+        self.keep(&wanted, &mut making).await;
+        self.make_once(&around, &mut making).await;
+        self.keep_pods(&view, &pods, &mut making).await?;
+        let step = self.roll(&view, &mut making).await?;
+        let Making {
+            troubles, outdated, ..
+        } = making;
+        let progress = match troubles.is_empty() {
+            true => Progress::Made,
+            false => Progress::Refused(troubles),
+        };
+        let judged = Judged {
+            problems: Some(&problems),
+            step: &step,
+            progress: &progress,
+        };
+        self.tell(&view, &judged).await?;
+        Ok(Action::requeue(match progress {
+            Progress::Refused(_) => RETRY,
+            _ if outdated => AGAIN,
+            _ => CALM,
         }))
+    }
+
+    /// Ends a look that could make nothing. The status follows what is, all the same.
+    async fn refused(
+        &self,
+        view: &ClusterView,
+        problems: Option<&[Problem]>,
+        trouble: Trouble,
+    ) -> Result<Action, ReconcileError> {
+        let progress = Progress::Refused(vec![trouble]);
+        let judged = Judged {
+            problems,
+            step: &Step::Wait(Waiting::Refused),
+            progress: &progress,
+        };
+        self.tell(view, &judged).await?;
+        Ok(Action::requeue(RETRY))
     }
 
     /// The finalizer, before anything is made that it protects.
@@ -169,7 +206,7 @@ impl Look<'_> {
         Api::namespaced(self.context.client.clone(), self.cluster.namespace())
     }
 
-    async fn keep(&self, wanted: &[Wanted]) -> Result<(), RequestError> {
+    async fn keep(&self, wanted: &[Wanted], making: &mut Making) {
         let Self { cluster, context } = self;
         let namespace = cluster.namespace();
         for one in wanted {
@@ -181,14 +218,15 @@ impl Look<'_> {
                     object = one.shown(),
                     "applies"
                 );
-                one.apply(&context.client, namespace).await?;
+                let applied = one.apply(&context.client, namespace).await;
+                making.old_settings |= applied.is_err() && one.resource.kind == "ConfigMap";
+                making.note(applied.map(|()| Written::Done));
             }
         }
-        Ok(())
     }
 
     /// What is made once and never changed: the Secrets of peers and replicas, and the claims from templates.
-    async fn make_once(&self, around: &accept::Surroundings) -> Result<(), RequestError> {
+    async fn make_once(&self, around: &accept::Surroundings, making: &mut Making) {
         let cluster = self.cluster;
         let random = || hex(&rand::random::<[u8; 32]>());
         let mut wanted = vec![objects::peer_secret(cluster, random())];
@@ -201,7 +239,8 @@ impl Look<'_> {
                 let secrets: Api<Secret> = self.api();
                 let how = creation();
                 let request = secrets.create(&how, &secret);
-                raced(ask(|| format!("make Secret {name}"), request).await)?;
+                let made = raced(ask(|| format!("make Secret {name}"), request).await);
+                making.note(made.map(|_| Written::Done));
             }
         }
         for site in cluster.sites() {
@@ -214,10 +253,11 @@ impl Look<'_> {
                 let name = claim.name_any();
                 let how = creation();
                 let request = claims.create(&how, &claim);
-                raced(ask(|| format!("make PersistentVolumeClaim {name}"), request).await)?;
+                let made =
+                    raced(ask(|| format!("make PersistentVolumeClaim {name}"), request).await);
+                making.note(made.map(|_| Written::Done));
             }
         }
-        Ok(())
     }
 
     /// Makes the pods that are missing, and removes those that have ended for good or whose member is
@@ -226,8 +266,12 @@ impl Look<'_> {
         &self,
         view: &ClusterView,
         pods: &[Arc<Pod>],
-    ) -> Result<Written, ReconcileError> {
-        let mut all = Written::Done;
+        making: &mut Making,
+    ) -> Result<(), ObjectError> {
+        if making.old_settings {
+            // A pod bears the mark of the settings that it should have: it would start with older ones.
+            return Ok(());
+        }
         for site in self.cluster.sites() {
             for (number, member) in site.numbered() {
                 let mut members = view.members();
@@ -235,27 +279,26 @@ impl Look<'_> {
                 let one = match found.and_then(|(_, seen)| seen.pod.as_ref()) {
                     None => {
                         let pod = objects::pod(&site, number, member)?;
-                        self.make_pod(&pod).await?
+                        self.make_pod(&pod).await
                     }
                     Some(pod) if pod.finished && !pod.terminating => {
                         let text = format!("pod {} has ended and is made anew", pod.name);
-                        self.delete_pod(pod, Note::of_pod("PodEnded", text)).await?
+                        self.delete_pod(pod, Note::of_pod("PodEnded", text)).await
                     }
-                    Some(_) => Written::Done,
+                    Some(_) => Ok(Written::Done),
                 };
-                if one == Written::Outdated {
-                    all = one;
-                }
+                making.note(one);
             }
         }
         for pod in pods.iter().map(|pod| PodView::of(pod)) {
             if self.cluster.member_of_pod(&pod.name).is_none() && !pod.terminating {
                 let text = format!("pod {} is of no member any more and is removed", pod.name);
-                self.delete_pod(&pod, Note::of_pod("MemberRemoved", text))
-                    .await?;
+                let why = Note::of_pod("MemberRemoved", text);
+                let removed = self.delete_pod(&pod, why).await;
+                making.note(removed.map(|_| Written::Done));
             }
         }
-        Ok(all)
+        Ok(())
     }
 
     async fn make_pod(&self, pod: &Pod) -> Result<Written, RequestError> {
@@ -266,7 +309,7 @@ impl Look<'_> {
         let written = raced(ask(|| format!("make pod {name}"), request).await)?;
         if written == Written::Done {
             let text = format!("pod {name} is made");
-            self.publish(&Note::of_pod("PodMade", text)).await?;
+            self.publish(&Note::of_pod("PodMade", text)).await;
         }
         Ok(written)
     }
@@ -291,13 +334,30 @@ impl Look<'_> {
                 why = why.text,
                 "deletes a pod"
             );
-            self.publish(&why).await?;
+            self.publish(&why).await;
         }
         Ok(written)
     }
 
+    /// The next step towards pods that are as specified; done, if nothing else is amiss.
+    async fn roll(&self, view: &ClusterView, making: &mut Making) -> Result<Step, ObjectError> {
+        let step = rollout::next(view, self.cluster.spec.paused);
+        match step {
+            Step::Replace { .. } if !making.troubles.is_empty() => Ok(Step::Wait(Waiting::Refused)),
+            Step::Replace { .. } => match self.replace(&step).await {
+                Ok(step) => Ok(step),
+                Err(LookError::Objects(error)) => Err(error),
+                Err(LookError::Request(error)) => {
+                    making.note(Err(error));
+                    Ok(Step::Wait(Waiting::Refused))
+                }
+            },
+            Step::Current | Step::Wait(_) => Ok(step),
+        }
+    }
+
     /// Replaces the pod that is next, if a second look, past all caches, finds the same.
-    async fn replace(&self, first: &Step) -> Result<Step, ReconcileError> {
+    async fn replace(&self, first: &Step) -> Result<Step, LookError> {
         let view = look::now(&self.context.client, self.cluster).await?;
         let step = rollout::next(&view, self.cluster.spec.paused);
         if let (Step::Replace { pod, member, owner }, true) = (&step, same(first, &step)) {
@@ -314,80 +374,26 @@ impl Look<'_> {
         }
         Ok(step)
     }
+}
 
-    /// Writes the status and tells what has changed, if something has.
-    async fn tell(
-        &self,
-        view: &ClusterView,
-        problems: &[Problem],
-        step: &Step,
-    ) -> Result<(), RequestError> {
-        let Self { cluster, context } = self;
-        let uid = cluster.uid().unwrap_or_default();
-        let told = {
-            let told = context.told.lock().unwrap_or_else(PoisonError::into_inner);
-            told.get(&uid).cloned()
-        };
-        let before = told.or_else(|| cluster.status.clone()).unwrap_or_default();
-        let generation = cluster.metadata.generation;
-        let after = status::status(view, problems, step, generation, &before, &now());
-        if after == before {
-            return Ok(());
+/// What became of the requests of one look.
+#[derive(Default)]
+struct Making {
+    /// Those that came to nothing.
+    troubles: Vec<Trouble>,
+    /// Somebody else was faster.
+    outdated: bool,
+    /// The members' settings are not what they should be.
+    old_settings: bool,
+}
+
+impl Making {
+    fn note(&mut self, outcome: Result<Written, RequestError>) {
+        match outcome {
+            Ok(Written::Done) => {}
+            Ok(Written::Outdated) => self.outdated = true,
+            Err(error) => self.troubles.push(Trouble::from(&error)),
         }
-        let record = view.primary().and_then(|site| site.record.known());
-        let planned = record.is_some_and(|record| record.planned);
-        for note in story::between(&before, &after, problems, planned) {
-            self.publish(&note).await?;
-        }
-        self.write_status(&after).await?;
-        let mut told = context.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.insert(uid, after);
-        Ok(())
-    }
-
-    /// Forgets what was told of a cluster that is gone.
-    pub fn forget(&self) {
-        let uid = self.cluster.uid().unwrap_or_default();
-        let mut told = self
-            .context
-            .told
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        told.remove(&uid);
-    }
-
-    async fn write_status(&self, status: &BatonClusterStatus) -> Result<(), RequestError> {
-        let clusters: Api<BatonCluster> = self.api();
-        let name = self.cluster.cluster();
-        let patch = Patch::Apply(json!({
-            "apiVersion": BatonCluster::api_version(&()),
-            "kind": BatonCluster::kind(&()),
-            "status": status,
-        }));
-        let how = PatchParams::apply(FIELD_MANAGER).force();
-        let request = clusters.patch_status(name, &how, &patch);
-        ask(|| format!("write the status of {name}"), request).await?;
-        Ok(())
-    }
-
-    /// Tells it as an Event of the cluster, and in the log.
-    pub async fn publish(&self, note: &Note) -> Result<(), RequestError> {
-        let Self { cluster, context } = self;
-        tracing::info!(
-            cluster = cluster.cluster(),
-            namespace = cluster.namespace(),
-            reason = note.reason,
-            warning = note.warning,
-            "{}",
-            note.text
-        );
-        let regarding = cluster.object_ref(&());
-        let event = note.event();
-        // A recorder of its own: one that is kept takes two Events of one reason for the same, and only
-        // counts the second, whatever it says.
-        let recorder = Recorder::new(context.client.clone(), context.reporter.clone());
-        let request = recorder.publish(&event, &regarding);
-        ask(|| format!("write the Event {}", note.reason), request).await
     }
 }
 
@@ -404,10 +410,4 @@ fn creation() -> PostParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PostParams::default()
     }
-}
-
-/// Now, for people, in whole seconds, as the API writes it.
-fn now() -> Time {
-    let seconds = i64::try_from(clock::wall().0 / 1000).unwrap_or(i64::MAX);
-    Time(Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH))
 }

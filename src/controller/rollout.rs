@@ -39,6 +39,14 @@ pub enum Waiting {
     /// The specification is not accepted.
     #[error("the specification is not accepted: nothing is replaced")]
     NotAccepted,
+    /// The API server refuses something else.
+    #[error(
+        "not everything of the cluster could be made (condition Reconciled): nothing is replaced until it is"
+    )]
+    Refused,
+    /// The cluster is deleted.
+    #[error("the cluster is deleted: nothing is replaced")]
+    Leaving,
     /// The user wants it so.
     #[error("spec.paused is true: nothing is replaced")]
     Paused,
@@ -97,6 +105,8 @@ impl Waiting {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NotAccepted => "NotAccepted",
+            Self::Refused => "Refused",
+            Self::Leaving => "Leaving",
             Self::Paused => "Paused",
             Self::PodMissing { .. } => "PodMissing",
             Self::LeaseUnreadable { .. } => "LeaseUnreadable",

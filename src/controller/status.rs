@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::accept::Problem;
-use super::rollout::Step;
+use super::progress::Progress;
+use super::rollout::{Step, Waiting};
 use super::view::{PodView, Record, SiteView};
 use super::zones::{ClusterView, Zones};
 use crate::cluster::{BatonClusterStatus, MemberState, Phase, SiteState};
@@ -25,6 +26,37 @@ pub const REPLICATION_HEALTHY: &str = "ReplicationHealthy";
 pub const MEMBERS_ABLE: &str = "MembersAble";
 /// All pods are made from what the specification says now.
 pub const UP_TO_DATE: &str = "UpToDate";
+/// All objects are there: the API server refuses nothing that the controller asks for.
+pub const RECONCILED: &str = "Reconciled";
+
+/// What a look found beside the members.
+#[derive(Clone, Copy, Debug)]
+pub struct Judged<'a> {
+    /// Why nothing is done; `None` where that is not known in this look: what was known stays.
+    pub problems: Option<&'a [Problem]>,
+    /// The next step of a rolling update.
+    pub step: &'a Step,
+    /// How far the look came.
+    pub progress: &'a Progress,
+}
+
+impl<'a> Judged<'a> {
+    /// Nothing is done.
+    pub fn not_accepted(problems: &'a [Problem]) -> Self {
+        Self {
+            problems: Some(problems),
+            step: &Step::Wait(Waiting::NotAccepted),
+            progress: &Progress::NotAccepted,
+        }
+    }
+}
+
+/// Reasons of `Reconciled`: the API server refuses something.
+pub const REFUSED: &str = "Refused";
+/// The cluster is deleted.
+pub const LEAVING: &str = "Leaving";
+/// It is deleted, and a pod does not end.
+pub const POD_STUCK: &str = "PodStuck";
 
 /// A condition without its times.
 struct Verdict {
@@ -51,8 +83,7 @@ fn verdict(
 /// The status that follows `before`.
 pub fn status(
     view: &ClusterView,
-    problems: &[Problem],
-    rollout: &Step,
+    judged: &Judged<'_>,
     generation: Option<i64>,
     before: &BatonClusterStatus,
     now: &Time,
@@ -60,15 +91,18 @@ pub fn status(
     let unknown = nowhere(view);
     let site = view.primary().unwrap_or(&unknown);
     let replication = replication_healthy(&view.zones);
-    let phase = phase(site, problems, &replication);
+    let phase = phase(site, judged.problems.unwrap_or_default(), &replication);
     let verdicts = [
-        accepted(problems),
+        judged
+            .problems
+            .map_or_else(|| accepted_before(before), accepted),
         ready(site),
         standby_ready(site),
         fence_proven(site),
         replication,
         members_able(view),
-        up_to_date(rollout),
+        up_to_date(judged.step),
+        reconciled(judged.progress),
     ];
     let conditions = verdicts
         .into_iter()
@@ -203,6 +237,19 @@ fn accepted(problems: &[Problem]) -> Verdict {
     };
     let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
     verdict(ACCEPTED, "False", first.reason(), texts.join("; "))
+}
+
+/// Nobody could look: what was accepted stays so, all else is unknown.
+fn accepted_before(before: &BatonClusterStatus) -> Verdict {
+    let word = |found: &Condition| match found.reason.as_str() {
+        "Accepted" if found.status == "True" => Some(accepted(&[])),
+        _ => None,
+    };
+    let known = before.condition(ACCEPTED).and_then(word);
+    known.unwrap_or_else(|| {
+        let text = "what the specification rests on could not be looked at";
+        verdict(ACCEPTED, "Unknown", "NotLooked", text)
+    })
 }
 
 fn ready(site: &SiteView) -> Verdict {
@@ -368,6 +415,28 @@ fn up_to_date(rollout: &Step) -> Verdict {
         }
         Step::Wait(why) => verdict(UP_TO_DATE, "False", why.reason(), why.to_string()),
     }
+}
+
+fn reconciled(progress: &Progress) -> Verdict {
+    let (status, reason, text) = match progress {
+        Progress::Made => ("True", "Reconciled", "all objects are there".to_owned()),
+        Progress::NotAccepted => {
+            let text = "the specification is not accepted: nothing is made or changed";
+            ("False", "NotAccepted", text.to_owned())
+        }
+        Progress::Refused(troubles) => ("False", REFUSED, joined(troubles)),
+        Progress::Leaving(stuck) if stuck.is_empty() => {
+            let text = "the cluster is deleted: its pods end, the owner's last";
+            ("False", LEAVING, text.to_owned())
+        }
+        Progress::Leaving(stuck) => ("False", POD_STUCK, joined(stuck)),
+    };
+    verdict(RECONCILED, status, reason, text)
+}
+
+fn joined(texts: &[impl ToString]) -> String {
+    let texts: Vec<_> = texts.iter().map(ToString::to_string).collect();
+    texts.join("; ")
 }
 
 #[cfg(test)]

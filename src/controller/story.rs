@@ -5,7 +5,8 @@ use kube::runtime::events::{Event, EventType};
 
 use super::accept::Problem;
 use super::status::{
-    ACCEPTED, FENCE_PROVEN, MEMBERS_ABLE, READY, REPLICATION_HEALTHY, STANDBY_READY,
+    ACCEPTED, FENCE_PROVEN, LEAVING, MEMBERS_ABLE, POD_STUCK, READY, RECONCILED, REFUSED,
+    REPLICATION_HEALTHY, STANDBY_READY,
 };
 use crate::cluster::{BatonClusterStatus, Phase};
 
@@ -79,6 +80,12 @@ pub fn between(
     planned: bool,
 ) -> Vec<Note> {
     let mut notes = Vec::new();
+    reconciling(before, after, &mut notes);
+    // What ends is not lost.
+    let reason = after.condition(RECONCILED).map(|found| &*found.reason);
+    if matches!(reason, Some(LEAVING | POD_STUCK)) {
+        return notes;
+    }
     refusals(before, after, problems, &mut notes);
     // Epochs of different sites cannot be compared.
     if !moved(before, after, &mut notes) {
@@ -95,6 +102,26 @@ pub fn between(
 fn is<'s>(of: &'s BatonClusterStatus, type_: &str, status: &str) -> Option<&'s str> {
     let found = of.condition(type_)?;
     (found.status == status).then_some(found.reason.as_str())
+}
+
+/// What the API server refuses, and a pod that does not end.
+fn reconciling(before: &BatonClusterStatus, after: &BatonClusterStatus, notes: &mut Vec<Note>) {
+    let wrong = |of: &BatonClusterStatus| {
+        let found = of.condition(RECONCILED)?;
+        let mut reasons = [REFUSED, POD_STUCK].into_iter();
+        let reason = reasons.find(|reason| found.reason == *reason)?;
+        Some((reason, found.message.clone()))
+    };
+    match (wrong(before), wrong(after)) {
+        (was, Some((reason, text))) if was.as_ref().is_none_or(|was| was.1 != text) => {
+            notes.push(Note::warning(reason, "Reconcile", text));
+        }
+        (Some(_), None) if is(after, RECONCILED, "True").is_some() => {
+            let text = "all objects are there".to_owned();
+            notes.push(Note::normal("Reconciled", "Reconcile", text));
+        }
+        (Some(_) | None, Some(_) | None) => {}
+    }
 }
 
 fn refusals(

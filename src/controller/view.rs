@@ -4,6 +4,7 @@
 use fencing::MemberId;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::zones::Zones;
@@ -66,6 +67,8 @@ pub struct PodView {
     pub ready: bool,
     /// It is being deleted.
     pub terminating: bool,
+    /// By when it should have ended, where it is being deleted.
+    pub end: Option<Timestamp>,
     /// All its containers have ended for good.
     pub finished: bool,
     /// What it was made from.
@@ -85,7 +88,8 @@ impl PodView {
             conditions.any(|found| found.type_ == "Ready" && found.status == "True")
         });
         let phase = status.and_then(|status| status.phase.as_deref());
-        let terminating = pod.metadata.deletion_timestamp.is_some();
+        let end = pod.metadata.deletion_timestamp.as_ref().map(|end| end.0);
+        let terminating = end.is_some();
         Self {
             name: pod.name_any(),
             uid: pod.uid().unwrap_or_default(),
@@ -96,6 +100,7 @@ impl PodView {
             serving: label(names::SERVING).as_deref() == Some("true"),
             ready: ready && !terminating,
             terminating,
+            end,
             finished: matches!(phase, Some("Failed" | "Succeeded")),
             template: pod.annotations().get(names::TEMPLATE).cloned(),
             number: label(names::MEMBER_NUMBER).and_then(|number| number.parse().ok()),

@@ -2,12 +2,16 @@
 
 use baton::cluster::{BatonCluster, names};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, Service,
+};
 use kube::ResourceExt;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::wait::await_condition;
 use serde_json::json;
+use tokio::time::timeout;
 
-use crate::world::World;
+use crate::world::{PATIENCE, World};
 
 /// Keeps a pod that is deleted, as a kubelet does until it has ended.
 const RUNNING: &str = "baton.dev/test-running";
@@ -71,6 +75,58 @@ async fn the_standby_ends_before_the_owner_and_data_stays() {
     world.until_gone::<Service>("main-rw").await;
     world.until_gone::<ConfigMap>("main-config").await;
     world.until_gone::<Pod>("main-a").await;
+    world.end().await;
+}
+
+/// A namespace that ends takes no Event: the finalizer must not wait for one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_that_is_deleted_takes_its_cluster_along() {
+    let world = World::new().await;
+    let namespaces: Api<Namespace> = Api::all(world.client.clone());
+    // The controller's own Lease is elsewhere, as it normally is.
+    let other = format!("{}-system", world.namespace);
+    let made = json!({"metadata": {"name": other}});
+    let made = serde_json::from_value(made).unwrap();
+    namespaces
+        .create(&PostParams::default(), &made)
+        .await
+        .unwrap();
+    let _controller = world.controller_by(world.client.clone(), "one", &other);
+    world.make(&world.cluster("main", |_| ())).await;
+    world.healthy("main").await;
+    let how = DeleteParams::default();
+    namespaces.delete(&world.namespace, &how).await.unwrap();
+    let gone = |found: Option<&Namespace>| found.is_none();
+    let gone = await_condition(namespaces.clone(), &world.namespace, gone);
+    let gone = timeout(PATIENCE, gone).await;
+    namespaces.delete(&other, &how).await.unwrap();
+    gone.expect("the namespace stays").unwrap();
+}
+
+/// A kubelet that is lost never says that its pod has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_does_not_end_is_named_with_what_to_do() {
+    let world = World::new().await;
+    let _controller = world.controller("one");
+    world.make(&world.cluster("main", |_| ())).await;
+    world.healthy("main").await;
+    keep(&world, "main-b", &[RUNNING]).await;
+    let how = DeleteParams::default();
+    let clusters = world.api::<BatonCluster>();
+    clusters.delete("main", &how).await.unwrap();
+    world
+        .until_condition("main", "Reconciled", "False", "Leaving")
+        .await;
+    let told = world
+        .until_condition("main", "Reconciled", "False", "PodStuck")
+        .await;
+    assert!(told.contains("pod main-b "), "{told}");
+    assert!(told.contains("kubectl delete pod main-b --force"), "{told}");
+    let owner = world.api::<Pod>().get("main-a").await.unwrap();
+    assert!(owner.metadata.deletion_timestamp.is_none());
+    world.told("main", &["PodStuck!"]).await;
+    keep(&world, "main-b", &[]).await;
+    world.until_gone::<BatonCluster>("main").await;
     world.end().await;
 }
 

@@ -2,7 +2,9 @@
 
 use baton::cluster::BatonCluster;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
-use kube::api::ListParams;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::world::World;
@@ -72,8 +74,8 @@ async fn what_cannot_work_is_told_and_nothing_is_made() {
         let text = &status.condition("Accepted").unwrap().message;
         assert!(text.contains(says), "{reason}: {text}");
         assert_eq!(cluster.metadata.finalizers, None, "{reason}");
-        let told = world.events(&name).await;
-        assert_eq!(told, [format!("{reason}!")]);
+        let expected = format!("{reason}!");
+        assert_eq!(world.told(&name, &[&expected]).await, [expected]);
     }
     // One controller has looked at all of them, and made nothing for any.
     assert_eq!(count::<Pod>(&world).await, 0);
@@ -180,11 +182,110 @@ async fn a_member_s_call_for_an_operator_is_told_and_taken_back() {
     world
         .until_condition("main", "MembersAble", "True", "NoneNeedsOperator")
         .await;
-    let events = world.events("main").await;
+    let order = ["OperatorNeeded!", "MembersAble"];
+    let events = world.told("main", &order).await;
     let about: Vec<_> = events
         .iter()
-        .filter(|reason| ["OperatorNeeded!", "MembersAble"].contains(&reason.as_str()))
+        .filter(|reason| order.contains(&reason.as_str()))
         .collect();
-    assert_eq!(about, ["OperatorNeeded!", "MembersAble"], "{events:?}");
+    assert_eq!(about, order, "{events:?}");
+    world.end().await;
+}
+
+/// The API server refuses pods: the cluster says so, and what to do, and its status goes on to follow what is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_is_refused_is_told_while_the_status_follows_the_owner() {
+    let world = World::new().await;
+    let _controller = world.controller("one");
+    world.make(&world.cluster("main", |_| ())).await;
+    world.healthy("main").await;
+    world
+        .until_condition("main", "Reconciled", "True", "Reconciled")
+        .await;
+    let first = world.pod("main-a", None).await.uid();
+    world.pod_security("baseline").await;
+    let pods = world.api::<Pod>();
+    pods.delete("main-a", &DeleteParams::default())
+        .await
+        .unwrap();
+    let told = world
+        .until_condition("main", "Reconciled", "False", "Refused")
+        .await;
+    assert!(
+        told.starts_with("make pod main-a: pods \"main-a\" is forbidden: violates PodSecurity"),
+        "{told}"
+    );
+    assert!(told.contains("enforce=privileged"), "{told}");
+
+    world.own("main", 2, 2, false).await;
+    world.play("main-b", "active", true).await;
+    world
+        .until::<BatonCluster>("main", "active b", |cluster| {
+            let status = cluster.status.clone().unwrap_or_default();
+            (status.active.as_deref(), status.epoch) == (Some("b"), Some(2))
+        })
+        .await;
+    world
+        .until_condition("main", "Ready", "True", "Serving")
+        .await;
+    world
+        .until_condition("main", "Reconciled", "False", "Refused")
+        .await;
+
+    world.pod_security("privileged").await;
+    world.pod("main-a", first.as_deref()).await;
+    world
+        .until_condition("main", "Reconciled", "True", "Reconciled")
+        .await;
+    let order = ["Refused!", "Reconciled"];
+    let events = world.told("main", &order).await;
+    let about: Vec<_> = events
+        .iter()
+        .filter(|reason| order.contains(&reason.as_str()))
+        .collect();
+    assert_eq!(about, order, "{events:?}");
+    world.end().await;
+}
+
+/// An Event that cannot be written stops nothing: here the controller may write none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_is_refused_does_not_keep_the_pods_from_being_made() {
+    let world = World::new().await;
+    let Some(server) = &world.server else {
+        // Roles of a real server are not this test's to write.
+        return;
+    };
+    let rules = json!([
+        {"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["*"], "verbs": ["*"], "resources": ["batonclusters", "batonclusters/status", "pods",
+            "configmaps", "secrets", "serviceaccounts", "roles", "rolebindings", "leases", "poddisruptionbudgets"]},
+    ]);
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": {"name": "some"}, "rules": rules});
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": "some"}, "subjects": [{"kind": "User", "name": "ann", "apiGroup": "rbac.authorization.k8s.io"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "some"}});
+    let how = PostParams::default();
+    let role: ClusterRole = serde_json::from_value(role).unwrap();
+    Api::all(world.client.clone())
+        .create(&how, &role)
+        .await
+        .unwrap();
+    let binding: ClusterRoleBinding = serde_json::from_value(binding).unwrap();
+    Api::all(world.client.clone())
+        .create(&how, &binding)
+        .await
+        .unwrap();
+    let client = server.client("ann").await;
+    let _controller = world.controller_by(client, "one", &world.namespace);
+    world.make(&world.cluster("main", |_| ())).await;
+    world.healthy("main").await;
+    let told = world
+        .until_condition("main", "Reconciled", "False", "Refused")
+        .await;
+    assert!(told.contains("apply Service main-rw: "), "{told}");
+    assert!(told.contains("controller-rbac.yaml"), "{told}");
+    let events = world.events("main").await;
+    assert!(events.is_empty(), "{events:?}");
     world.end().await;
 }

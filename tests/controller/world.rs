@@ -88,6 +88,18 @@ impl World {
         self.claim("disk", "ReadWriteMany", "Block").await;
     }
 
+    /// Labels the namespace with what its pods may be.
+    pub async fn pod_security(&self, level: &str) {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let labels = json!({"pod-security.kubernetes.io/enforce": level});
+        let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
+        let how = PatchParams::default();
+        namespaces
+            .patch(&self.namespace, &how, &patch)
+            .await
+            .unwrap();
+    }
+
     /// Removes what a real server would keep. The stand-in goes with its value.
     pub async fn end(self) {
         if self.server.is_none() {
@@ -206,16 +218,22 @@ impl World {
             .unwrap();
     }
 
-    /// Waits until a condition of the cluster has this status and reason.
-    pub async fn until_condition(&self, name: &str, type_: &str, status: &str, reason: &str) {
-        self.until::<BatonCluster>(name, &format!("{type_}={status} {reason}"), |cluster| {
-            let found = cluster.status.as_ref();
-            let found = found.and_then(|found| found.condition(type_));
-            found.is_some_and(|found| {
-                (found.status.as_str(), found.reason.as_str()) == (status, reason)
-            })
-        })
-        .await;
+    /// Waits until a condition of the cluster has this status and reason, and returns its message.
+    pub async fn until_condition(
+        &self,
+        name: &str,
+        type_: &str,
+        status: &str,
+        reason: &str,
+    ) -> String {
+        let of = |cluster: &BatonCluster| {
+            let found = cluster.status.as_ref()?.condition(type_)?;
+            let same = (found.status.as_str(), found.reason.as_str()) == (status, reason);
+            same.then(|| found.message.clone())
+        };
+        let what = format!("{type_}={status} {reason}");
+        let cluster = self.until::<BatonCluster>(name, &what, |cluster| of(cluster).is_some());
+        of(&cluster.await).unwrap()
     }
 
     /// Waits for a pod, another one than that with the UID `not`.
@@ -292,6 +310,22 @@ impl World {
         self.until_condition(name, "StandbyReady", "True", "StandbyReady")
             .await;
         self.until_condition(name, "Ready", "True", "Serving").await;
+    }
+
+    /// Waits until these Events were made, in this order, whatever is between; returns all. The status is
+    /// written before.
+    pub async fn told(&self, cluster: &str, order: &[&str]) -> Vec<String> {
+        let begun = tokio::time::Instant::now();
+        loop {
+            let told = self.events(cluster).await;
+            let mut rest = told.iter();
+            if order.iter().all(|reason| rest.any(|found| found == reason)) {
+                return told;
+            }
+            assert!(begun.elapsed() < PATIENCE, "never {order:?}: {told:?}");
+            // Events have no condition that could be awaited.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// The reasons of the cluster's Events, warnings with a mark, in the order in which they were made.

@@ -38,6 +38,7 @@ impl Api {
         note: bool,
     ) -> Result<Arc<Value>, Refusal> {
         self.check_namespace(&call.kind, &call.namespace)?;
+        self.check_pod_security(call, &object)?;
         self.begin_metadata(call, &mut object)?;
         // Status comes by its own way only; but a kubelet makes its node with one.
         if call.kind.stored().status && !call.kind.is("nodes") {

@@ -9,6 +9,7 @@ mod names;
 mod patch;
 pub(crate) mod present;
 mod read;
+mod security;
 mod subresource;
 mod update;
 

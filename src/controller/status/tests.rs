@@ -6,6 +6,12 @@ use super::*;
 use crate::decide::zone::{SiteName, Sync};
 use crate::decide::{Incarnation, LeaseRecord};
 
+const FINE: Judged<'_> = Judged {
+    problems: Some(&[]),
+    step: &Step::Current,
+    progress: &Progress::Made,
+};
+
 fn at(second: i64) -> Time {
     Time(Timestamp::from_second(second).unwrap())
 }
@@ -55,7 +61,7 @@ fn one(site: &SiteView) -> ClusterView {
 
 fn of(site: &SiteView) -> BatonClusterStatus {
     let before = BatonClusterStatus::default();
-    status(&one(site), &[], &Step::Current, Some(1), &before, &at(1))
+    status(&one(site), &FINE, Some(1), &before, &at(1))
 }
 
 #[test]
@@ -120,8 +126,7 @@ fn a_refused_cluster_without_an_owner_is_pending() {
     let before = BatonClusterStatus::default();
     let after = status(
         &one(&site),
-        &problems,
-        &Step::Current,
+        &Judged::not_accepted(&problems),
         Some(2),
         &before,
         &at(1),
@@ -160,7 +165,7 @@ fn a_condition_keeps_its_time_until_its_status_changes() {
         ],
     );
     let first = of(&well);
-    let same = status(&one(&well), &[], &Step::Current, Some(1), &first, &at(9));
+    let same = status(&one(&well), &FINE, Some(1), &first, &at(9));
     assert_eq!(same, first);
     let ill = owned_by(
         Some(1),
@@ -169,7 +174,7 @@ fn a_condition_keeps_its_time_until_its_status_changes() {
             member(2, "b", "joining", true),
         ],
     );
-    let second = status(&one(&ill), &[], &Step::Current, Some(1), &first, &at(9));
+    let second = status(&one(&ill), &FINE, Some(1), &first, &at(9));
     assert_eq!(
         second
             .condition(STANDBY_READY)
@@ -229,7 +234,7 @@ fn two(sync: Sync) -> ClusterView {
 
 fn of_all(view: &ClusterView) -> BatonClusterStatus {
     let before = BatonClusterStatus::default();
-    status(view, &[], &Step::Current, Some(1), &before, &at(1))
+    status(view, &FINE, Some(1), &before, &at(1))
 }
 
 #[test]

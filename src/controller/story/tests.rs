@@ -151,3 +151,27 @@ fn what_happens_between_sites_is_told() {
     assert_eq!(reasons(&alone, &moved), ["PrimaryMoved"]);
     assert_eq!(reasons(&moved, &moved), Vec::<&str>::new());
 }
+
+#[test]
+fn what_the_api_server_refuses_is_told_once_and_taken_back() {
+    let told = |reason: &str, text: &str| {
+        let mut status = status("a", 4, Phase::Healthy, true, true);
+        let mut found = condition(RECONCILED, reason == "Reconciled");
+        (found.reason, found.message) = (reason.to_owned(), text.to_owned());
+        status.conditions.push(found);
+        status
+    };
+    let (well, refused) = (told("Reconciled", ""), told(REFUSED, "make pod main-a: no"));
+    assert_eq!(reasons(&well, &refused), ["Refused"]);
+    assert!(between(&well, &refused, &[], false)[0].warning);
+    assert!(reasons(&refused, &refused).is_empty());
+    assert_eq!(reasons(&refused, &well), ["Reconciled"]);
+    // A cluster that is deleted does not lose its service.
+    let mut leaving = told(LEAVING, "");
+    leaving.conditions.retain(|found| found.type_ != READY);
+    assert!(reasons(&well, &leaving).is_empty());
+    assert_eq!(
+        reasons(&leaving, &told(POD_STUCK, "pod main-b")),
+        ["PodStuck"]
+    );
+}
