@@ -92,14 +92,19 @@ fn populate(
     filesystem: Uuid,
     settings: &Settings,
 ) -> Result<(), String> {
-    let (root, epoch) = (mounted.mount_point(), permit.epoch());
+    let (root, epoch) = (mounted.root(), permit.epoch());
     let marker = Marker::new(&settings.cluster, &settings.site, filesystem, epoch);
     marker.write(permit, root).map_err(whole)?;
-    let Some((user, group)) = settings.owner else {
+    let Some(owner) = settings.owner else {
         return Ok(());
     };
-    std::os::unix::fs::chown(root, Some(user), Some(group))
-        .map_err(|error| format!("give {} to user {user}: {error}", root.display()))
+    root.give_to(owner).map_err(|error| {
+        format!(
+            "give {} to user {}: {error}",
+            root.path().display(),
+            owner.0
+        )
+    })
 }
 
 /// The marker with the database's identity, durable.
@@ -109,9 +114,9 @@ fn note(
     settings: &Settings,
     system_identifier: u64,
 ) -> Result<(), String> {
-    let mut marker = Marker::read(mounted.mount_point()).map_err(whole)?;
+    let mut marker = Marker::read(mounted.root()).map_err(whole)?;
     marker.system_identifier = Some(system_identifier);
-    marker.write(permit, mounted.mount_point()).map_err(whole)?;
+    marker.write(permit, mounted.root()).map_err(whole)?;
     mounted.sync().map_err(whole)?;
     admit(mounted, marker.filesystem, settings)
 }

@@ -1,6 +1,7 @@
 //! Steps on the filesystem: look, make, mount, flush, unmount.
 
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,9 +15,12 @@ use crate::clock;
 use crate::decide::{Mount, Outcome, VolumeFacts};
 use crate::postgres::{DataDirectory, replication};
 use crate::volume::{
-    self, Bounded, Cleanliness, Contents, Label, Marker, MountEntry, Mounted, StillMounted,
-    Superblock,
+    self, Beneath, Bounded, Cleanliness, Contents, Kind, Label, Marker, MountEntry, Mounted,
+    StillMounted, Superblock,
 };
+
+/// More names beside the data directory than anybody has.
+const BESIDE_DATA: usize = 10_000;
 
 impl Attachment {
     /// Drops the device's cached blocks and reads what the volume holds, past every cache.
@@ -412,20 +416,39 @@ pub(super) fn admit(
     filesystem: Uuid,
     settings: &Settings,
 ) -> Result<(), String> {
-    let marker = Marker::read(mounted.mount_point()).map_err(whole)?;
+    let marker = Marker::read(mounted.root()).map_err(whole)?;
     marker
         .admit(&settings.cluster, &settings.site, filesystem)
         .map_err(whole)?;
     let directory = &settings.data_directory;
-    let found = DataDirectory::read(mounted.mount_point(), directory).map_err(whole)?;
+    let below = directory.strip_prefix(&settings.volume.mount_point);
+    let below =
+        below.map_err(|_outside| format!("{} is not on the volume", directory.display()))?;
+    let found = DataDirectory::look(mounted.root(), below).map_err(whole)?;
     // Where a rewind was cut off there is none: its site makes a new one before anything is started.
-    if found.is_none() && replication::is_rewinding(directory) {
+    if found.is_none() && is_rewinding(mounted.root(), below)? {
         return Ok(());
     }
     found
         .ok_or_else(|| format!("{} is missing", directory.display()))?
         .admit(settings.major, marker.system_identifier)
         .map_err(whole)
+}
+
+/// Whether a rewind of the data directory was cut off. What has a name like it is looked at first, because
+/// the answer comes from a path: no link is followed.
+fn is_rewinding(root: &Beneath, below: &Path) -> Result<bool, String> {
+    let (beside, own) = (below.parent().unwrap_or(Path::new("")), below.file_name());
+    let own = own.unwrap_or_default().as_bytes();
+    let names = root.names(beside, BESIDE_DATA).map_err(whole)?;
+    for name in names.iter().filter(|name| name.as_bytes().starts_with(own)) {
+        let kind = root.kind(&beside.join(name)).map_err(whole)?;
+        if matches!(kind, Kind::Link(_)) {
+            let path = root.path().join(beside).join(name);
+            return Err(format!("{} is a symbolic link: remove it", path.display()));
+        }
+    }
+    Ok(names.len() < BESIDE_DATA && replication::is_rewinding(&root.path().join(below)))
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use nvme::block::{BlockDevice, BlockError};
 use serde::{Deserialize, Serialize};
 
+use crate::volume::Beneath;
+
 /// Where the control file lies in a data directory.
 pub const CONTROL_FILE: &str = "global/pg_control";
 
@@ -184,6 +186,15 @@ pub enum ParseError {
 /// Why no control data was read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
+    /// The file could not be opened.
+    #[error("opening {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The file could not be read.
     #[error("reading the control file")]
     File(#[from] BlockError),
@@ -200,9 +211,30 @@ pub enum ReadError {
 
 impl ControlData {
     /// Reads the control file of a data directory, past the page cache.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is none that this program understands.
     pub fn read(data_directory: &Path) -> Result<Self, ReadError> {
-        let path = data_directory.join(CONTROL_FILE);
-        let bytes = read_uncached(&path)?;
+        let root = Beneath::at(data_directory).map_err(|source| ReadError::Open {
+            path: data_directory.to_owned(),
+            source,
+        })?;
+        Self::look(&root, Path::new(""))
+    }
+
+    /// As [`ControlData::read`], of a data directory beneath a volume's root.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn look(root: &Beneath, data_directory: &Path) -> Result<Self, ReadError> {
+        let file = data_directory.join(CONTROL_FILE);
+        let path = root.path().join(&file);
+        // With O_DIRECT, so that no cache answers for the volume.
+        let opened = root.open_direct(&file).map_err(|source| ReadError::Open {
+            path: path.clone(),
+            source,
+        })?;
+        let bytes = BlockDevice::of_direct(opened, &path).read_direct(0, SECTOR)?;
         Self::parse(&bytes).map_err(|source| ReadError::Parse { path, source })
     }
 
@@ -251,11 +283,6 @@ impl ControlData {
             data_checksum_version: field.u32(252),
         })
     }
-}
-
-/// Reads the sector with O_DIRECT, so that no cache answers for the volume.
-fn read_uncached(path: &Path) -> Result<Vec<u8>, BlockError> {
-    BlockDevice::open_direct(path)?.read_direct(0, SECTOR)
 }
 
 /// Little-endian fields at constant offsets, all of which lie within the sector.

@@ -3,14 +3,14 @@
 //! The label keeps other clusters out before the mount; the marker, which holds the whole name and
 //! PostgreSQL's system identifier, settles it after the mount and before anything is started.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use fencing::{Epoch, WritePermit};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use super::beneath::Beneath;
 
 /// The marker's name in the root of the filesystem.
 pub const MARKER_NAME: &str = "baton-volume.json";
@@ -20,6 +20,9 @@ const FORMAT: u32 = 1;
 
 /// Larger than any marker: a longer file is not read at all.
 const MARKER_MAX_LEN: u64 = 64 * 1024;
+
+/// No name of a cluster with its namespace, or of a site, is longer.
+const NAME_MAX_LEN: usize = 127;
 
 /// Whose data a volume holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,13 +63,12 @@ pub enum MarkerError {
         source: std::io::Error,
     },
     /// It is not what this program writes.
-    #[error("{} is damaged or of another version", path.display())]
+    #[error("{} is damaged or of another version (line {line})", path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
-        #[source]
-        source: serde_json::Error,
+        /// Where it stops to make sense.
+        line: usize,
     },
     /// It is of a later format.
     #[error("the marker has format {found}; this program knows {FORMAT}: update Baton")]
@@ -107,29 +109,26 @@ impl Marker {
         }
     }
 
-    /// Reads the marker of the filesystem mounted at `root`.
-    pub fn read(root: &Path) -> Result<Self, MarkerError> {
-        let path = root.join(MARKER_NAME);
-        let io = |source: std::io::Error| match source.kind() {
-            std::io::ErrorKind::NotFound => MarkerError::Missing { path: path.clone() },
+    /// Reads the marker of the filesystem that is mounted.
+    ///
+    /// # Errors
+    /// There is none, or it is none of this program's.
+    pub fn read(root: &Beneath) -> Result<Self, MarkerError> {
+        let path = root.path().join(MARKER_NAME);
+        let read = root.read(Path::new(MARKER_NAME), MARKER_MAX_LEN);
+        let bytes = read.map_err(|source| match source.kind() {
+            ErrorKind::NotFound => MarkerError::Missing { path: path.clone() },
             _ => MarkerError::Io {
                 operation: "reading",
                 path: path.clone(),
                 source,
             },
-        };
-        let length = fs::symlink_metadata(&path).map_err(io)?.len();
-        if length > MARKER_MAX_LEN {
-            let source = std::io::Error::from(std::io::ErrorKind::FileTooLarge);
-            return Err(MarkerError::Io {
-                operation: "reading",
-                path,
-                source,
-            });
-        }
-        let bytes = fs::read(&path).map_err(io)?;
-        let marker: Self = serde_json::from_slice(&bytes)
-            .map_err(|source| MarkerError::Format { path, source })?;
+        })?;
+        // The parser's own words would quote the file.
+        let marker: Self = serde_json::from_slice(&bytes).map_err(|error| MarkerError::Format {
+            path,
+            line: error.line(),
+        })?;
         if marker.format == FORMAT {
             Ok(marker)
         } else {
@@ -141,7 +140,8 @@ impl Marker {
 
     /// Whether the data is this site's of this cluster, on this very filesystem.
     pub fn admit(&self, cluster: &str, site: &str, filesystem: Uuid) -> Result<(), MarkerError> {
-        let owner = |cluster: &str, site: &str| format!("cluster {cluster:?}, site {site:?}");
+        let owner =
+            |cluster: &str, site: &str| format!("cluster {}, site {}", name(cluster), name(site));
         if (self.cluster.as_str(), self.site.as_str()) != (cluster, site) {
             return Err(MarkerError::OtherOwner {
                 expected: owner(cluster, site),
@@ -157,31 +157,29 @@ impl Marker {
         Ok(())
     }
 
-    /// Replaces the marker of the filesystem mounted at `root`, durably: the file, then its name.
-    pub fn write(&self, _permit: &WritePermit, root: &Path) -> Result<(), MarkerError> {
-        let path = root.join(MARKER_NAME);
-        let fresh = root.join(format!(".{MARKER_NAME}.new"));
-        let text = serde_json::to_vec_pretty(self).map_err(|source| MarkerError::Format {
-            path: path.clone(),
-            source,
-        })?;
-        let written = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o644)
-            .open(&fresh)
-            .and_then(|mut file| {
-                file.write_all(&text)?;
-                file.sync_all()
-            })
-            .and_then(|()| fs::rename(&fresh, &path))
-            .and_then(|()| File::open(root)?.sync_all());
+    /// Replaces the marker of the filesystem that is mounted, durably: the file, then its name.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn write(&self, _permit: &WritePermit, root: &Beneath) -> Result<(), MarkerError> {
+        let written = serde_json::to_vec_pretty(self)
+            .map_err(std::io::Error::from)
+            .and_then(|text| root.replace(MARKER_NAME, &text));
         written.map_err(|source| MarkerError::Io {
             operation: "writing",
-            path,
+            path: root.path().join(MARKER_NAME),
             source,
         })
+    }
+}
+
+/// A name that may be a cluster's or a site's; of anything else the text is not repeated.
+fn name(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+    if text.len() <= NAME_MAX_LEN && text.chars().all(plain) {
+        format!("{text:?}")
+    } else {
+        "of no valid name".to_owned()
     }
 }
 
@@ -207,7 +205,8 @@ mod tests {
     #[test]
     fn damaged_and_missing_markers_are_told_apart() {
         let directory = tempfile::tempdir().unwrap();
-        let missing = Marker::read(directory.path());
+        let root = Beneath::at(directory.path()).unwrap();
+        let missing = Marker::read(&root);
         assert!(
             matches!(missing, Err(MarkerError::Missing { .. })),
             "{missing:?}"
@@ -225,8 +224,31 @@ mod tests {
             ),
         ];
         for (text, sound) in cases {
-            fs::write(directory.path().join(MARKER_NAME), text).unwrap();
-            assert_eq!(Marker::read(directory.path()).is_ok(), sound, "{text}");
+            std::fs::write(directory.path().join(MARKER_NAME), text).unwrap();
+            assert_eq!(Marker::read(&root).is_ok(), sound, "{text}");
         }
+    }
+
+    #[test]
+    fn no_error_repeats_what_the_file_holds() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Beneath::at(directory.path()).unwrap();
+        let path = directory.path().join(MARKER_NAME);
+        for text in [
+            r#"{"format":"hunter2"}"#,
+            r#"{"hunter2":1}"#,
+            r#""hunter2""#,
+            "hunter2",
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = crate::attachment::whole(Marker::read(&root).unwrap_err());
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        let other = Marker::new("hunter2 is it", "s", Uuid::nil(), Epoch::new(1).unwrap());
+        let error = other.admit("orders", "north", Uuid::nil()).unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+        let other = Marker::new("db/sales", "s", Uuid::nil(), Epoch::new(1).unwrap());
+        let error = other.admit("db/orders", "north", Uuid::nil()).unwrap_err();
+        assert!(error.to_string().contains("\"db/sales\""), "{error}");
     }
 }

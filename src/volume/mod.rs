@@ -5,6 +5,7 @@
 //! writes takes a [`WritePermit`](fencing::WritePermit). Whatever may wait for the volume for ever
 //! runs [`within`] a deadline.
 
+mod beneath;
 mod bounded;
 mod check;
 mod format;
@@ -15,6 +16,7 @@ mod mount_table;
 mod signature;
 mod superblock;
 
+pub use beneath::{Beneath, Kind};
 pub use bounded::{Bounded, BoundedError, Pending, Vanished, within};
 pub use check::{CheckError, Checked, check};
 pub use format::{FormatError, finish, format};

@@ -4,7 +4,7 @@
 //! without a [`WritePermit`]. All functions block for as long as the volume does: run them
 //! [within](super::within) a deadline.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, umount2};
 use serde::{Deserialize, Serialize};
 
+use super::beneath::Beneath;
 use super::mount_table::{self, MountEntry};
 use super::superblock::names_nobarrier;
 
@@ -27,7 +28,7 @@ const OPTIONS: &str = "errors=remount-ro,data_err=abort,barrier=1,data=ordered";
 /// write-back errors that occurred since its descriptor was opened. Dropping it unmounts nothing.
 #[derive(Debug)]
 pub struct Mounted {
-    root: File,
+    root: Beneath,
     mount_point: PathBuf,
     device: PathBuf,
 }
@@ -206,7 +207,7 @@ pub fn mount(
         errno,
     })?;
     verify_options(device, mount_point)?;
-    let root = File::open(mount_point).map_err(at_mount_point("opening"))?;
+    let root = Beneath::at(mount_point).map_err(at_mount_point("opening"))?;
     Ok(Mounted {
         root,
         mount_point: mount_point.to_owned(),
@@ -235,7 +236,7 @@ pub fn adopt(device: &Path, mount_point: &Path) -> Result<Option<Mounted>, Mount
             mount_point: mount_point.to_owned(),
         });
     }
-    let root = File::open(mount_point).map_err(failed("opening"))?;
+    let root = Beneath::at(mount_point).map_err(failed("opening"))?;
     Ok(Some(Mounted {
         root,
         mount_point: mount_point.to_owned(),
@@ -286,6 +287,11 @@ impl Mounted {
         &self.mount_point
     }
 
+    /// Its root directory: the way to everything on it.
+    pub fn root(&self) -> &Beneath {
+        &self.root
+    }
+
     /// The block device.
     pub fn device(&self) -> &Path {
         &self.device
@@ -295,7 +301,7 @@ impl Mounted {
     ///
     /// Fails also for write-back errors since the mount that nobody was told of yet.
     pub fn sync(&self) -> Result<(), SyncError> {
-        nix::unistd::syncfs(&self.root).map_err(|errno| SyncError {
+        nix::unistd::syncfs(self.root.as_fd()).map_err(|errno| SyncError {
             mount_point: self.mount_point.clone(),
             errno,
         })
@@ -329,7 +335,7 @@ impl Mounted {
         let Err(cause) = unmount(&mount_point) else {
             return Ok(());
         };
-        let mounted = File::open(&mount_point).ok().map(|root| Self {
+        let mounted = Beneath::at(&mount_point).ok().map(|root| Self {
             root,
             mount_point,
             device,
@@ -408,7 +414,7 @@ mod tests {
     #[test]
     fn this_process_is_found_to_hold_its_files() {
         let directory = tempfile::tempdir().unwrap();
-        let _file = File::create(directory.path().join("file")).unwrap();
+        let _file = fs::File::create(directory.path().join("file")).unwrap();
         let found = holders(directory.path());
         let own = i32::try_from(std::process::id()).unwrap();
         assert!(found.iter().any(|holder| holder.pid == own), "{found:?}");

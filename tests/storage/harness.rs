@@ -118,7 +118,7 @@ impl Volume {
         let uuid = volume::format(&permit, formattable).unwrap();
         let mounted = self.mount();
         let marker = Marker::new(CLUSTER, SITE, uuid, permit.epoch());
-        marker.write(&permit, mounted.mount_point()).unwrap();
+        marker.write(&permit, mounted.root()).unwrap();
         mounted.sync().unwrap();
         unmount(mounted);
         volume::finish(&permit, self.device(), &label()).unwrap();

@@ -405,7 +405,45 @@ fn what_must_not_be_started_is_refused() {
         read(),
         Err(DataDirectoryError::WalElsewhere { .. })
     ));
+    fs::remove_file(&wal).unwrap();
+    fs::rename(instance.volume_root.join("wal"), &wal).unwrap();
+    read().unwrap();
+    refuse_what_is_no_file(directory, &read);
     unmount(mounted);
+}
+
+/// What a superuser of PostgreSQL can make of a file that the mounting process reads.
+fn refuse_what_is_no_file(
+    directory: &Path,
+    read: &impl Fn() -> Result<Option<DataDirectory>, DataDirectoryError>,
+) {
+    type Make = fn(&Path);
+    let make: [(&str, Make); 4] = [
+        ("a link", |path| symlink("/etc/passwd", path).unwrap()),
+        ("a magic link", |path| {
+            symlink("/proc/self/environ", path).unwrap()
+        }),
+        ("a FIFO", |path| {
+            nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        }),
+        ("/dev/zero", |path| {
+            use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+            mknod(path, SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 5)).unwrap();
+        }),
+    ];
+    for name in ["PG_VERSION", "global/pg_control", "postgresql.auto.conf"] {
+        let (path, aside) = (directory.join(name), directory.join("aside"));
+        fs::rename(&path, &aside).unwrap();
+        for (what, make) in make {
+            make(&path);
+            let error = read().expect_err(what);
+            let text = baton::attachment::whole(error);
+            assert!(!text.contains("root:"), "{name} as {what}: {text}");
+            fs::remove_file(&path).unwrap();
+        }
+        fs::rename(&aside, &path).unwrap();
+    }
+    read().unwrap().unwrap();
 }
 
 #[test]

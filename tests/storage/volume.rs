@@ -41,7 +41,7 @@ fn a_blank_volume_is_formatted_and_handed_over_clean() {
 
     assert_eq!(superblock.cleanliness(), Cleanliness::NeedsRecovery);
     assert!(!volume::is_free(volume.device()).unwrap());
-    let marker = Marker::read(mounted.mount_point()).unwrap();
+    let marker = Marker::read(mounted.root()).unwrap();
     marker.admit(CLUSTER, SITE, superblock.uuid).unwrap();
 
     mounted.sync().unwrap();

@@ -82,6 +82,14 @@ impl BlockDevice {
         })
     }
 
+    /// A file that was opened with `O_DIRECT` already, and its path for texts.
+    pub fn of_direct(file: File, path: &Path) -> Self {
+        Self {
+            file,
+            path: path.to_owned(),
+        }
+    }
+
     /// The path it was opened by.
     pub fn path(&self) -> &Path {
         &self.path

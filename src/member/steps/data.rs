@@ -15,9 +15,13 @@ use crate::decide::zone::{Data, Newest, SiteName};
 use crate::member::event::Changes;
 use crate::postgres::replication::{self, Rejoin, RejoinError, Seeding, Source};
 use crate::postgres::{ControlData, Instance};
+use crate::volume::Beneath;
 
 /// What the data directory is: beside it, on the volume.
 const STATE: &str = "baton-site.json";
+
+/// Longer than any content of it.
+const STATE_MAX_LEN: u64 = 64 * 1024;
 
 /// The content of [`STATE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,10 +39,12 @@ struct State {
 impl State {
     fn read(root: &Path) -> Result<Option<Self>, String> {
         let path = root.join(STATE);
-        match std::fs::read(&path) {
+        let read =
+            Beneath::resolved(root).and_then(|root| root.read(Path::new(STATE), STATE_MAX_LEN));
+        match read {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map(Some)
-                .map_err(|error| format!("{} is damaged: {error}", path.display())),
+                .map_err(|error| format!("{} is damaged (line {})", path.display(), error.line())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(format!("reading {}: {error}", path.display())),
         }
@@ -58,15 +64,10 @@ impl State {
 
     /// Durable, and never seen half.
     fn write(self, root: &Path) -> Result<(), String> {
-        let (path, next) = (root.join(STATE), root.join("baton-site.next"));
-        let write = || {
-            let file = std::fs::File::create(&next)?;
-            serde_json::to_writer(&file, &self)?;
-            file.sync_all()?;
-            std::fs::rename(&next, &path)?;
-            std::fs::File::open(root)?.sync_all()
-        };
-        write().map_err(|error| format!("writing {}: {error}", path.display()))
+        let write = || Beneath::resolved(root)?.replace(STATE, &serde_json::to_vec(&self)?);
+        write().map_err(|error: std::io::Error| {
+            format!("writing {}: {error}", root.join(STATE).display())
+        })
     }
 }
 
