@@ -26,6 +26,7 @@ mod resolve;
 mod serve;
 mod session;
 mod tree;
+mod waiting;
 
 pub(crate) use client::Opened;
 pub use client::{Client, ClientError};

@@ -14,13 +14,14 @@ use tokio::sync::{Notify, mpsc};
 use tracing::{error, info, warn};
 
 use super::cleanup::clean_up;
+use super::descriptor;
 use super::identity::{self, Peer};
 use super::protocol::{Greeting, Hello, PROTOCOL, Said, Welcome, receive, send};
 use super::records::{Records, Saved};
 use super::refusal::{Refusal, later, refuse};
 use super::resolve::{Node, Platform};
 use super::session::{self, Ended, Session};
-use super::{descriptor, tree};
+use super::waiting::Waiting;
 use crate::attachment::{Attachment, Found, Outlive, Record, Tell, whole};
 use crate::clock;
 use crate::node_lock::NodeLock;
@@ -61,8 +62,7 @@ pub struct Agent {
     outlive: Outlive,
     /// Sessions that are open or being cleaned up, by `<namespace>/<pod>`.
     busy: Mutex<HashSet<String>>,
-    /// Sessions of an earlier agent that nobody has resumed yet.
-    waiting: Mutex<Vec<Saved>>,
+    waiting: Waiting,
     /// A session has ended, or was resumed.
     changed: Notify,
 }
@@ -91,7 +91,7 @@ impl Agent {
             records,
             outlive,
             busy: Mutex::new(HashSet::new()),
-            waiting: Mutex::new(waiting),
+            waiting: Waiting::new(waiting),
             changed: Notify::new(),
         }))
     }
@@ -163,7 +163,7 @@ impl Agent {
         let groups = &self.platform.node().control_groups;
         let peer = identity::peer(stream, groups).map_err(|error| refuse(whole(error)))?;
         let pod = peer.pod;
-        let admitted = match self.take_waiting(&peer) {
+        let admitted = match self.waiting.of_pod(peer.pod) {
             Some(saved) => self.resume(peer, saved, lock).await,
             None if hello.resume => Err(refuse(
                 "the volume of this pod was given up while the agent was away",
@@ -182,6 +182,14 @@ impl Agent {
     async fn open(&self, peer: Peer, hello: Hello) -> Result<Opened<'_>, Refusal> {
         let resolved = self.platform.resolve(peer.pod, &hello).await?;
         let claim = self.claim(&resolved.key).await?;
+        let earlier = self
+            .waiting
+            .in_the_way(&resolved.key, &resolved.runtime_dir);
+        if let Some(earlier) = earlier {
+            return Err(later(format!(
+                "the session of {earlier} with an earlier agent is not cleaned up after yet"
+            )));
+        }
         let saved = Saved {
             key: resolved.key,
             pod: peer.pod,
@@ -214,7 +222,8 @@ impl Agent {
         })
     }
 
-    /// A session of an earlier agent: the same pod, with the lock that it was given.
+    /// A session of an earlier agent: the same pod, with the lock that it was given. It waits on where this
+    /// fails: the member may ask again, and is cleaned up after when it has ended.
     async fn resume(
         &self,
         peer: Peer,
@@ -222,44 +231,38 @@ impl Agent {
         lock: Option<OwnedFd>,
     ) -> Result<Opened<'_>, Refusal> {
         let claim = self.claim(&saved.key).await?;
+        if !self.waiting.has(&saved.key) {
+            return Err(later(
+                "this pod's earlier session was just cleaned up after",
+            ));
+        }
         let proven =
             lock.filter(|lock| is_lock_of(lock, &saved) && peer.container == saved.container);
         let Some(lock) = proven else {
             // The member is still expected, or its container is about to be cleaned up after.
             let another = peer.container != saved.container;
-            self.waiting().push(saved);
             return Err(if another {
                 later("an earlier container of this pod is not cleaned up after yet")
             } else {
                 refuse("this is not the process that had the session")
             });
         };
-        let guard = match self.platform.guard_again(saved.pod, &saved.volume) {
-            Ok(guard) => guard,
-            Err(refusal) => {
-                self.waiting().push(saved);
-                return Err(refusal);
-            }
-        };
+        let guard = self.platform.guard_again(saved.pod, &saved.volume)?;
         let (out, said) = mpsc::unbounded_channel();
         let settings = saved.settings(&self.outlive);
         let resumed = Attachment::resume(settings, saved.record.clone(), tell(&out)).await;
-        match resumed {
-            Ok((attachment, found)) => Ok(Opened {
-                claim,
-                attachment: Arc::new(attachment),
-                saved,
-                lock,
-                guard,
-                found,
-                out,
-                said,
-            }),
-            Err(error) => {
-                self.waiting().push(saved);
-                Err(later(whole(error)))
-            }
-        }
+        let (attachment, found) = resumed.map_err(|error| later(whole(error)))?;
+        self.waiting.done(&saved.key);
+        Ok(Opened {
+            claim,
+            attachment: Arc::new(attachment),
+            saved,
+            lock,
+            guard,
+            found,
+            out,
+            said,
+        })
     }
 
     /// Keeps an open session, and cleans up after one that was lost.
@@ -311,30 +314,32 @@ impl Agent {
         self.changed.notify_waiters();
     }
 
-    /// Members of an earlier agent that have died, or do not come back, are cleaned up after.
+    /// Members of an earlier agent that have died, or do not come back, are cleaned up after. As long as
+    /// the agent serves: one that could not be resumed may end at any time.
     async fn mind_the_waiting(self: Arc<Self>) {
         let until = clock::now() + self.options.resume_within;
         loop {
-            let late = clock::now() >= until;
-            let next = {
-                let mut waiting = self.waiting();
-                let over =
-                    |saved: &Saved| late || tree::is_empty(&saved.container).unwrap_or(false);
-                let found = waiting.iter().position(over);
-                found.map(|found| waiting.remove(found))
-            };
-            match next {
-                Some(saved) => self.clean_up_after(saved).await,
-                None if self.waiting().is_empty() => return,
-                None => tokio::time::sleep(Duration::from_millis(100)).await,
+            let changed = self.changed.notified();
+            for saved in self.waiting.over(clock::now() >= until) {
+                if !self.busy().contains(&saved.key) {
+                    tokio::spawn(self.clone().clean_up_after(saved));
+                }
+            }
+            if self.waiting.is_empty() {
+                changed.await;
+            } else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
 
-    async fn clean_up_after(&self, saved: Saved) {
-        let Ok(_claim) = self.claim(&saved.key).await else {
+    async fn clean_up_after(self: Arc<Self>, saved: Saved) {
+        let Some(_claim) = self.try_claim(&saved.key) else {
             return;
         };
+        if !self.waiting.has(&saved.key) {
+            return;
+        }
         let settings = saved.settings(&self.outlive);
         let timings = settings.timings.clone();
         let silent = Tell::to(|_happening| {});
@@ -342,10 +347,10 @@ impl Agent {
             Ok((attachment, _found)) => {
                 clean_up(&Arc::new(attachment), &saved.container, &timings).await;
                 self.records.forget(&saved.key);
+                self.waiting.done(&saved.key);
             }
             Err(error) => {
                 error!(session = saved.key, error = %whole(error), "not cleaned up: tried again");
-                self.waiting().push(saved);
                 tokio::time::sleep(timings.retry).await;
             }
         }
@@ -356,11 +361,8 @@ impl Agent {
         let until = clock::now() + FORMER_GONE;
         loop {
             let changed = self.changed.notified();
-            if self.busy().insert(key.to_owned()) {
-                return Ok(Claim {
-                    agent: self,
-                    key: key.to_owned(),
-                });
+            if let Some(claim) = self.try_claim(key) {
+                return Ok(claim);
             }
             let left = clock::now().until(until);
             if tokio::time::timeout(left, changed).await.is_err() {
@@ -371,18 +373,16 @@ impl Agent {
         }
     }
 
-    fn take_waiting(&self, peer: &Peer) -> Option<Saved> {
-        let mut waiting = self.waiting();
-        let found = waiting.iter().position(|saved| saved.pod == peer.pod)?;
-        Some(waiting.remove(found))
+    fn try_claim(&self, key: &str) -> Option<Claim<'_>> {
+        let free = self.busy().insert(key.to_owned());
+        free.then(|| Claim {
+            agent: self,
+            key: key.to_owned(),
+        })
     }
 
     fn busy(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
         self.busy.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Saved>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -455,3 +455,6 @@ fn failed(attempted: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Age
         source,
     }
 }
+
+#[cfg(test)]
+mod tests;
