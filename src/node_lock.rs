@@ -10,11 +10,11 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::time::Duration;
 
 use fs2::FileExt;
 
+use crate::clock;
 use crate::config::{Config, Volume};
 
 /// Why a lock is not ours.
@@ -48,6 +48,9 @@ const PROCESS_GONE: Duration = Duration::from_secs(2);
 
 /// How long its PostgreSQL may take, which the kernel kills as soon as its init is gone.
 const POSTGRES_GONE: Duration = Duration::from_secs(10);
+
+/// Between two tries for a lock that somebody has.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// Who wants the locks, and where they lie.
 #[derive(Clone, Copy, Debug)]
@@ -174,7 +177,7 @@ impl Wanted {
             source,
         };
         let mut file = open(&self.path).map_err(failed)?;
-        if file.try_lock_exclusive().is_err() && !wait(&file, patience).map_err(failed)? {
+        if !wait(&file, patience).map_err(failed)? {
             let mut owner = String::new();
             // Whoever has it may not have written yet, or not be able to be read: then unknown.
             let _ = file.read_to_string(&mut owner);
@@ -212,18 +215,22 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Waits in a thread, since the system has no wait for a file lock that ends by itself. Whether it
-/// came. The thread of a lock that did not come stays until the process ends, which is soon.
+/// Asks again and again: the system has no wait for a file lock that ends by itself, and a thread in one
+/// that does not end would stay, with its descriptor, for each time that an agent refuses a pod. Whether
+/// it came.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "there is no event that could be given up"
+)]
 fn wait(file: &File, patience: Duration) -> io::Result<bool> {
-    let same = file.try_clone()?;
-    let (sender, receiver) = mpsc::channel();
-    let thread = std::thread::Builder::new().name("node-lock".to_owned());
-    thread.spawn(move || {
-        let _ = sender.send(same.lock_exclusive());
-    })?;
-    match receiver.recv_timeout(patience) {
-        Ok(locked) => locked.map(|()| true),
-        Err(_) => Ok(false),
+    let until = clock::now() + patience;
+    loop {
+        match file.try_lock_exclusive() {
+            Ok(()) => return Ok(true),
+            Err(error) if error.kind() != fs2::lock_contended_error().kind() => return Err(error),
+            Err(_taken) if clock::now() >= until => return Ok(false),
+            Err(_taken) => std::thread::sleep(AGAIN),
+        }
     }
 }
 
@@ -232,4 +239,50 @@ fn write(file: &mut File, about: &str) -> io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
     file.write_all(about.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Transport;
+
+    #[test]
+    fn a_refused_attempt_leaves_no_descriptor() {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime_dir = std::fs::canonicalize(directory.path()).unwrap();
+        let volume = Volume {
+            transport: Transport::Tcp,
+            address: "127.0.0.1:4420".parse().unwrap(),
+            subsystem: "nqn.2026-11.dev.baton:volume".parse().unwrap(),
+            namespace_id: 1,
+            identifier: None,
+            host_nqn: "nqn.2026-11.dev.baton:host1".parse().unwrap(),
+            host_id: nvme::HostId(uuid::Uuid::from_u128(1)),
+            mount_point: PathBuf::new(),
+            directory: PathBuf::new(),
+            require_persistence: false,
+        };
+        let owner = |member| Owner {
+            cluster: "main",
+            member,
+            runtime_dir: &runtime_dir,
+            volume: &volume,
+        };
+        let descriptors = || {
+            let open = std::fs::read_dir("/proc/self/fd").unwrap();
+            let open = open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+            open.filter(|path| path.starts_with(&runtime_dir)).count()
+        };
+        let held = NodeLock::take(owner("a")).unwrap();
+        assert_eq!(descriptors(), 2);
+        let patience = Duration::from_millis(30);
+        for member in ["a", "b", "b"] {
+            let refused = NodeLock::take_within(owner(member), patience, patience);
+            assert!(matches!(refused, Err(NodeLockError::Taken { .. })));
+        }
+        assert_eq!(descriptors(), 2, "of the one who has it");
+        drop(held);
+        // A child that another test has just forked may have the descriptors until it is another program.
+        NodeLock::take(owner("b")).unwrap();
+    }
 }

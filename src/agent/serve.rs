@@ -20,7 +20,7 @@ use super::protocol::{Greeting, Hello, PROTOCOL, Said, Welcome, receive, send};
 use super::records::{Records, Saved};
 use super::refusal::{Refusal, later, refuse};
 use super::resolve::{Node, Platform};
-use super::session::{self, Ended, Session};
+use super::session::{self, Ended, Out, Session};
 use super::waiting::Waiting;
 use crate::attachment::{Attachment, Found, Outlive, Record, Tell, whole};
 use crate::clock;
@@ -203,7 +203,7 @@ impl Agent {
         let owner = saved.clone();
         let lock = tokio::task::spawn_blocking(move || lock(&owner)).await;
         let lock = lock.map_err(|error| later(whole(error)))?.map_err(later)?;
-        let (out, said) = mpsc::unbounded_channel();
+        let (out, said) = Out::new();
         let settings = saved.settings(&self.outlive);
         let attachment = Attachment::open(settings, tell(&out)).await;
         let attachment = attachment.map_err(|error| later(whole(error)))?;
@@ -248,7 +248,7 @@ impl Agent {
             });
         };
         let guard = self.platform.guard_again(saved.pod, &saved.volume)?;
-        let (out, said) = mpsc::unbounded_channel();
+        let (out, said) = Out::new();
         let settings = saved.settings(&self.outlive);
         let resumed = Attachment::resume(settings, saved.record.clone(), tell(&out)).await;
         let (attachment, found) = resumed.map_err(|error| later(whole(error)))?;
@@ -395,8 +395,8 @@ struct Opened<'a> {
     /// See [`Resolved`](super::resolve::Resolved).
     guard: Option<File>,
     found: Found,
-    out: mpsc::UnboundedSender<Said>,
-    said: mpsc::UnboundedReceiver<Said>,
+    out: Out,
+    said: mpsc::Receiver<Said>,
 }
 
 /// One pod's place among the sessions, until it is dropped.
@@ -439,12 +439,9 @@ fn is_lock_of(lock: &OwnedFd, saved: &Saved) -> bool {
     NodeLock::is_held_through(saved.owner_of_lock(), lock.as_fd())
 }
 
-fn tell(out: &mpsc::UnboundedSender<Said>) -> Tell {
+fn tell(out: &Out) -> Tell {
     let out = out.clone();
-    Tell::to(move |happening| {
-        // The writer ends with its connection.
-        let _closed = out.send(Said::Happened(happening));
-    })
+    Tell::to(move |happening| out.say(Said::Happened(happening)))
 }
 
 fn failed(attempted: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AgentError {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::warn;
 
@@ -18,6 +19,12 @@ use crate::decide::Work;
 
 /// How long a member that has said goodbye may take to go away when it has its answer.
 const HEARD: Duration = Duration::from_secs(1);
+
+/// How many questions may be without an answer: a member's loop has a handful. More is no member's.
+const ASKED_AT_ONCE: usize = 256;
+
+/// How much may be said that a member has not read: more than it is told in a minute.
+const UNREAD: usize = 1024;
 
 /// How a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +41,35 @@ pub(super) struct Session {
     pub records: Records,
     pub saved: Saved,
     /// To the writer.
-    pub out: mpsc::UnboundedSender<Said>,
+    pub out: Out,
+}
+
+/// The way to a session's writer, of bounded length. What does not fit ends the session.
+#[derive(Clone)]
+pub(super) struct Out {
+    to: mpsc::Sender<Said>,
+    full: Arc<Notify>,
+}
+
+impl Out {
+    /// The way, and where the writer finds what was said.
+    pub fn new() -> (Self, mpsc::Receiver<Said>) {
+        let (to, said) = mpsc::channel(UNREAD);
+        let full = Arc::new(Notify::new());
+        (Self { to, full }, said)
+    }
+
+    /// Says it, without waiting for anybody. The writer may have ended with its connection.
+    pub fn say(&self, said: Said) {
+        if let Err(TrySendError::Full(_)) = self.to.try_send(said) {
+            self.full.notify_one();
+        }
+    }
+
+    /// Something that was said did not fit.
+    async fn full(&self) {
+        self.full.notified().await;
+    }
 }
 
 /// A task that answers one question.
@@ -66,11 +101,21 @@ impl Session {
                         break Ended::Bye;
                     }
                     Some(Ask { id: _, what: What::GiveUp { id } }) => self.give_up(running.remove(&id)),
+                    Some(_) if tasks.len() >= ASKED_AT_ONCE => {
+                        let reason = "too many questions without an answer";
+                        warn!(session = self.saved.key, reason, "the session is closed");
+                        break Ended::Lost;
+                    }
                     Some(ask) => {
                         let (id, started) = self.begin(ask, &mut tasks);
                         running.insert(id, started);
                     }
                 },
+                () = self.out.full() => {
+                    let reason = "the member does not read what it is told";
+                    warn!(session = self.saved.key, reason, "the session is closed");
+                    break Ended::Lost;
+                }
                 Some(done) = tasks.join_next() => {
                     if let Ok((id, changed)) = done {
                         running.remove(&id);
@@ -108,8 +153,7 @@ impl Session {
         let (attachment, out) = (self.attachment.clone(), self.out.clone());
         let task = tasks.spawn(async move {
             let answer = answer(&attachment, what).await;
-            // The writer may have ended with the connection.
-            let _closed = out.send(Said::Answer { id, answer });
+            out.say(Said::Answer { id, answer });
             (id, changes)
         });
         (id, Running { task, is_fence })
@@ -125,7 +169,7 @@ impl Session {
     }
 
     fn answer(&self, id: u64, answer: Answer) {
-        let _closed = self.out.send(Said::Answer { id, answer });
+        self.out.say(Said::Answer { id, answer });
     }
 
     /// Writes down what a successor must know.
@@ -203,7 +247,7 @@ async fn bounded_sync(attachment: &Attachment, deadline: fencing::Mono) -> Done 
 }
 
 /// Carries what is said to the member, in order, until its connection ends.
-pub(super) async fn write(mut to: WriteHalf<UnixStream>, mut said: mpsc::UnboundedReceiver<Said>) {
+pub(super) async fn write(mut to: WriteHalf<UnixStream>, mut said: mpsc::Receiver<Said>) {
     while let Some(message) = said.recv().await {
         if send(&mut to, &message).await.is_err() {
             return;

@@ -8,9 +8,11 @@ use nvme::target::{NamespaceConfig, Target, TargetConfig};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::super::protocol::{Ask, What};
 use super::*;
+use crate::attachment::Happening;
 use crate::config::{Transport, Volume};
-use crate::decide::{TimingSettings, Timings};
+use crate::decide::{TimingSettings, Timings, Work};
 
 const KEY: &str = "db/main-a";
 
@@ -180,4 +182,68 @@ async fn a_session_waits_until_it_is_cleaned_up_after_however_often_its_resume_f
     assert!(!record.exists(), "its record stays");
     assert!(!minder.is_finished(), "the minder has ended");
     minder.abort();
+}
+
+/// Runs a session of this member, whose end of the connection and whose way to the writer `act` has. How it
+/// ended.
+async fn session<A: Future<Output = ()>>(
+    place: &Place,
+    act: impl FnOnce(UnixStream, Out, Target) -> A,
+) -> Ended {
+    let target = Target::start(place.target.clone()).await.unwrap();
+    let saved = place.saved(&target.address().to_string());
+    let agent = place.agent(&saved);
+    let silent = Tell::to(|_happening| {});
+    let attachment = Attachment::open(saved.settings(&agent.outlive), silent).await;
+    let (out, said) = Out::new();
+    let (member, stream) = UnixStream::pair().unwrap();
+    let (read, write) = tokio::io::split(stream);
+    let writer = tokio::spawn(session::write(write, said));
+    let mut session = Session {
+        attachment: Arc::new(attachment.unwrap()),
+        records: agent.records.clone(),
+        saved,
+        out: out.clone(),
+    };
+    let act = act(member, out, target);
+    let ended = tokio::select! {
+        ended = session.run(read) => ended,
+        () = act => panic!("the session outlives what it must not bear"),
+        () = tokio::time::sleep(SOON) => panic!("the session goes on"),
+    };
+    writer.abort();
+    ended
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_does_not_read_loses_its_session() {
+    let place = Place::new();
+    let ended = session(&place, async |_member, out, _target| {
+        loop {
+            out.say(Said::Happened(Happening::AgentAway {
+                since: clock::now(),
+            }));
+            tokio::task::yield_now().await;
+        }
+    });
+    assert_eq!(ended.await, Ended::Lost);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_asks_too_much_loses_its_session() {
+    let place = Place::new();
+    let ended = session(&place, async |mut member, _out, target| {
+        // Nothing is answered while the volume is away.
+        drop(target);
+        for id in 0..10_000 {
+            let what = What::Perform {
+                work: Work::Unregister,
+                deadline: clock::now() + SOON,
+            };
+            // Closed meanwhile.
+            let _closed = send(&mut member, &Ask { id, what }).await;
+        }
+        tokio::time::sleep(SOON).await;
+    });
+    assert_eq!(ended.await, Ended::Lost);
 }
