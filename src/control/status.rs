@@ -378,7 +378,7 @@ pub(crate) fn failure(observation: &Observation) -> Option<String> {
         | Outcome::Volume(
             VolumeFacts::Blank | VolumeFacts::Unfinished | VolumeFacts::Ours { .. },
         )
-        | Outcome::Aligned(_)
+        | Outcome::Aligned { .. }
         | Outcome::RecordOlder { .. }
         | Outcome::Reconfigured { .. }
         | Outcome::ShutDown { .. }

@@ -104,7 +104,7 @@ impl Tally {
             | Outcome::Fenced(_)
             | Outcome::Volume(_)
             | Outcome::Stopped { .. }
-            | Outcome::Aligned(_)
+            | Outcome::Aligned { .. }
             | Outcome::RecordOlder { .. }
             | Outcome::CopyNeeded { .. }
             | Outcome::Reconfigured { .. }

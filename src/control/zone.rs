@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::decide::zone::{
-    ClusterRecord, Position, PostgresFacts, Serve, SiteName, Sync, ZoneConfig, ZoneSeen,
+    ClusterRecord, Position, PostgresFacts, Serve, SiteName, Sync, Unsafe, ZoneConfig, ZoneSeen,
 };
 use crate::decide::{Memory, Observation, Postgres};
+use crate::postgres::Lsn;
 use crate::postgres::replication::Progress;
 
 /// What this member's PostgreSQL is among the sites.
@@ -131,6 +132,13 @@ impl ZoneStatus {
             crate::decide::Seen::Unknown { cause, .. } => Some(cause.clone()),
             crate::decide::Seen::Known { .. } => (found != record).then(|| OLDER.to_owned()),
         };
+        let lacking = |site: &SiteName| lacking(site, &zone, memory, facts);
+        let sites = zone.sites.keys().map(|site| {
+            let own = lag_bytes.filter(|_| *site == zone.site);
+            let known = facts.filter(|_| leads);
+            Self::site(site, &zone, memory, record, known, own).unless_lacking(lacking(site))
+        });
+        let sites: Vec<_> = sites.collect();
         Some(Self {
             reachable: cause.is_none(),
             cause,
@@ -143,15 +151,11 @@ impl ZoneStatus {
             lag_ms: facts.and_then(|facts| replayed_age(facts, serving_as)),
             readable: follows && within(seen, facts, replication.max_lag),
             copying: copying.cloned(),
-            failover: cluster_verdict(record, &zone),
-            sites: zone
-                .sites
-                .keys()
-                .map(|site| {
-                    let own = lag_bytes.filter(|_| *site == zone.site);
-                    Self::site(site, &zone, memory, record, facts.filter(|_| leads), own)
-                })
-                .collect(),
+            failover: match record {
+                Some(_) => best(sites.iter().filter_map(|site| site.failover.clone())),
+                None => cluster_verdict(None, &zone),
+            },
+            sites,
         })
     }
 
@@ -189,6 +193,21 @@ impl ZoneStatus {
                 .filter(|_| !primary)
                 .map(|record| verdict(record, zone, site)),
         }
+    }
+}
+
+impl SiteStatus {
+    /// What the record promises of this site is not there, although the record says so.
+    fn unless_lacking(mut self, floor: Option<Position>) -> Self {
+        if let (Some(verdict), Some(floor)) = (&mut self.failover, floor)
+            && verdict.safe
+        {
+            *verdict = Verdict {
+                safe: false,
+                why: Unsafe::Restored { floor }.to_string(),
+            };
+        }
+        self
     }
 }
 
@@ -251,11 +270,35 @@ pub(crate) fn cluster_verdict(record: Option<&ClusterRecord>, zone: &ZoneConfig)
         };
     };
     let others = zone.sites.keys().filter(|site| **site != record.primary);
-    let mut verdicts: Vec<_> = others.map(|site| verdict(record, zone, site)).collect();
-    verdicts.sort_by_key(|verdict| !verdict.safe);
-    verdicts.into_iter().next().unwrap_or(Verdict {
+    best(others.map(|site| verdict(record, zone, site)))
+}
+
+/// A cluster is as well off as the site that is best off.
+fn best(verdicts: impl Iterator<Item = Verdict>) -> Verdict {
+    let best = verdicts.reduce(|best, next| if best.safe || !next.safe { best } else { next });
+    best.unwrap_or_else(|| Verdict {
         safe: false,
         why: "there is no other site".to_owned(),
+    })
+}
+
+/// What a site must receive before its copy stands for the one that it replaced: this site by the mark in its copy,
+/// another by what it had told this primary before.
+fn lacking(
+    site: &SiteName,
+    zone: &ZoneConfig,
+    memory: &Memory,
+    facts: Option<&PostgresFacts>,
+) -> Option<Position> {
+    if *site == zone.site {
+        return memory.zone.lacks(facts.map(|facts| facts.flushed));
+    }
+    let told = memory.zone.pursuits.get(site)?.told;
+    let (facts, flushed) = (facts?, facts?.followers.get(site)?.flushed);
+    // A connection that has just begun has said nothing yet.
+    (flushed != Lsn(0) && flushed < told).then_some(Position {
+        timeline: facts.flushed.timeline,
+        lsn: told,
     })
 }
 
@@ -267,8 +310,8 @@ mod tests {
 
     use super::*;
     use crate::decide::Seen;
-    use crate::decide::zone::ProbeFacts;
-    use crate::postgres::Lsn;
+    use crate::decide::zone::seen::Pursuit;
+    use crate::decide::zone::{Follower, ProbeFacts, Synchronous};
 
     const END: u64 = 1 << 30;
 
@@ -280,6 +323,74 @@ mod tests {
     fn at(lsn: u64) -> Position {
         let lsn = Lsn(lsn);
         Position { timeline: 1, lsn }
+    }
+
+    fn facts(replayed: u64) -> PostgresFacts {
+        PostgresFacts {
+            system: 7,
+            in_recovery: true,
+            flushed: at(END),
+            replayed: Lsn(replayed),
+            names: String::new(),
+            receiving: true,
+            heard_ms: Some(0),
+            delay_ms: None,
+            followers: BTreeMap::new(),
+            slots: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_copy_that_lacks_something_is_not_said_to_be_safe() {
+        let (a, b) = (SiteName("a".to_owned()), SiteName("b".to_owned()));
+        let zone = |site: &SiteName| ZoneConfig {
+            site: site.clone(),
+            sites: [(a.clone(), true), (b.clone(), true)].into(),
+            synchronous: Synchronous::Required,
+            quorum: 1,
+            first: a.clone(),
+            archive: false,
+        };
+        let mut memory = Memory::default();
+        let site = |memory: &Memory, own: &SiteName, facts: Option<&PostgresFacts>| {
+            let sync = Sync {
+                need: 1,
+                sites: [b.clone()].into(),
+                confirmed: true,
+                why: None,
+            };
+            let (zone, record) = (zone(own), ClusterRecord::first(a.clone(), sync));
+            let status = ZoneStatus::site(&b, &zone, memory, Some(&record), None, None);
+            let status = status.unless_lacking(lacking(&b, &zone, memory, facts));
+            best(status.failover.into_iter()).safe
+        };
+        let here = facts(END);
+        assert!(site(&memory, &b, Some(&here)));
+        memory.zone.floor = Some(at(END + 1));
+        assert!(!site(&memory, &b, Some(&here)) && !site(&memory, &b, None));
+        memory.zone.floor = Some(at(END));
+        assert!(site(&memory, &b, Some(&here)));
+
+        let told = |lsn| Pursuit {
+            goal: Lsn(END),
+            since: Mono::from_millis(1),
+            told: Lsn(lsn),
+        };
+        let mut there = facts(END);
+        for (flushed, before, safe) in [(0, 100, true), (99, 100, false), (100, 100, true)] {
+            let follower = Follower {
+                streaming: true,
+                flushed: Lsn(flushed),
+                replayed: Lsn(flushed),
+            };
+            there.followers.insert(b.clone(), follower);
+            memory.zone.pursuits.insert(b.clone(), told(before));
+            assert_eq!(
+                site(&memory, &a, Some(&there)),
+                safe,
+                "{flushed} of {before}"
+            );
+        }
     }
 
     #[test]
@@ -298,18 +409,6 @@ mod tests {
                 flushed: at(END),
                 slot: None,
             }),
-        };
-        let facts = |replayed| PostgresFacts {
-            system: 7,
-            in_recovery: true,
-            flushed: at(END),
-            replayed: Lsn(replayed),
-            names: String::new(),
-            receiving: true,
-            heard_ms: Some(0),
-            delay_ms: None,
-            followers: BTreeMap::new(),
-            slots: BTreeMap::new(),
         };
         let max = 16 << 20;
         assert!(within(&seen, Some(&facts(END - max)), max));

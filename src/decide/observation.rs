@@ -386,7 +386,12 @@ pub enum Outcome {
         clean: bool,
     },
     /// `Align`: what the data directory is now.
-    Aligned(Data),
+    Aligned {
+        /// A primary's, or a replica's.
+        data: Data,
+        /// A copy that was made anew must have received this before it stands for the one before.
+        floor: Option<Position>,
+    },
     /// `Align`: what is noted beside the data knows a newer record than the one that was read.
     RecordOlder {
         /// What is noted.

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use baton::config::SeedCommand;
 use baton::postgres::replication::{
-    self, CopiedBy, ProgramError, Progress, RestoreError, SeedError, Shown,
+    self, CopiedBy, Position, ProgramError, Progress, RestoreError, SeedError, Shown, floor,
+    stop_receiving,
 };
-use baton::postgres::{ControlData, DataDirectoryError, Lsn, initdb};
+use baton::postgres::{self, ControlData, DataDirectoryError, Lsn, initdb};
 use tempfile::TempDir;
 
 use crate::harness::{
-    LONG, Running, Site, block_on, licence, primary, replica, seeding, started_by,
+    LONG, Running, Site, block_on, licence, primary, replica, replication, seeding, started_by,
 };
 
 const ROWS: &str = "SELECT count(*)::text FROM t";
@@ -105,6 +106,13 @@ impl Scene {
         assert!(made.status.success(), "{said}");
     }
 
+    /// Waits until the primary has seen that nothing receives at the other site any more.
+    async fn free_slot(&self) {
+        self.at_a
+            .until("the slot is free", |facts| !facts.slots["baton_b"].active)
+            .await;
+    }
+
     /// Waits until all segments that were switched away from are in the archive.
     async fn archived(&self) {
         let client = self.a.client().await;
@@ -148,6 +156,27 @@ impl Scene {
             ..seeding(&source, shown)
         };
         replication::basebackup(&licence(), &self.b.instance, &started_by(), &wanted).await
+    }
+
+    /// Replaces the database at the other site.
+    async fn seed_anew(&self, command: &SeedCommand, patience: Duration) -> Result<(), SeedError> {
+        let (source, shown) = (self.a.source_for(&self.b), Shown::new(None));
+        let wanted = replication::Seeding {
+            command: Some(command),
+            connect: patience,
+            ..seeding(&source, &shown)
+        };
+        let (licence, by) = (licence(), started_by());
+        let made = replication::reseed(&licence, &self.b.instance, &by, &wanted, "1").await;
+        made.map(drop)
+    }
+
+    /// What the other site has received where nobody sends anything.
+    async fn received(&self) -> Position {
+        let at_b = self.b.start(&replica(None)).await;
+        let left = stop_receiving(&self.b.instance, &at_b.session, &replication(), LONG).await;
+        at_b.stop().await;
+        left.unwrap()
     }
 
     /// As it is refused where nothing else may be tried.
@@ -325,5 +354,77 @@ fn what_is_no_backup_of_this_database_is_refused() {
             "{refused:?}"
         );
         scene.at_a.stop().await;
+    });
+}
+
+#[test]
+fn an_older_backup_does_not_stand_for_the_copy_that_it_replaced() {
+    block_on(async {
+        let scene = Scene::new().await;
+        let Scene { a, b, .. } = &scene;
+        // Commits wait for b, and the archive has not got the last of them.
+        b.join(a).await.stop().await;
+        assert!(floor(&b.instance).unwrap().is_some(), "a base backup too");
+        let at_b = b.start(&replica(Some(a.source_for(b)))).await;
+        let (session, names) = (&scene.at_a.session, "ANY 1 (baton_b)");
+        let settings = replication();
+        let named = replication::set_names(&a.instance, session, &settings, names, LONG);
+        named.await.unwrap();
+        replication::enforced_from(session, LONG).await.unwrap();
+        a.client().await.run("INSERT INTO t VALUES (7)").await;
+        let acknowledged = scene.at_a.facts().await.followers["baton_b"].flushed;
+        at_b.stop().await;
+        scene.free_slot().await;
+
+        let command = scene.restores_and("true");
+        scene.seed_anew(&command, LONG).await.unwrap();
+        let floor = floor(&b.instance).unwrap().unwrap();
+        assert!(floor.timeline == 1 && floor.lsn >= acknowledged, "{floor}");
+        let received = scene.received().await;
+        assert!(received < floor, "{received} of {floor}");
+        // The primary has it.
+        let at_b = b.start(&replica(Some(a.source_for(b)))).await;
+        at_b.until("all is there again", |facts| {
+            facts.timeline == floor.timeline && facts.flushed >= floor.lsn
+        })
+        .await;
+        at_b.stop().await;
+        assert!(scene.received().await >= floor);
+        scene.at_a.stop().await;
+    });
+}
+
+#[test]
+fn where_the_primary_is_lost_meanwhile_the_copy_that_is_there_stays() {
+    block_on(async {
+        let scene = Scene::new().await;
+        let b = &scene.b;
+        b.join(&scene.a).await.stop().await;
+        scene.free_slot().await;
+        let before = scene.received().await;
+        let begun = scene.place.path().join("begun");
+        let lost = scene.place.path().join("lost");
+        let (shown_begun, shown_lost) = (begun.display(), lost.display());
+        let wait =
+            format!("touch {shown_begun}\nwhile ! test -e {shown_lost}; do sleep 0.05; done");
+        fs::set_permissions(scene.place.path(), Permissions::from_mode(0o777)).unwrap();
+        let command = SeedCommand {
+            fallback: true,
+            ..scene.restores_and(&wait)
+        };
+        let losing = async {
+            while !begun.exists() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let _stopped = postgres::kill(&scene.at_a.launched.postmaster, LONG).await;
+            fs::write(&lost, "").unwrap();
+        };
+        let patience = Duration::from_secs(3);
+        let (made, ()) = tokio::join!(scene.seed_anew(&command, patience), losing);
+        assert!(
+            matches!(made, Err(SeedError::Restore(RestoreError::PrimaryGone(_)))),
+            "{made:?}"
+        );
+        assert_eq!(scene.received().await, before);
     });
 }

@@ -19,4 +19,14 @@ pub enum Broken {
     /// A change of PostgreSQL that failed is taken for one that did not happen, and PostgreSQL is not
     /// asked.
     TrustsFailure,
+    /// A copy that was restored from a backup stands for the one before at once.
+    TrustsRestored,
+}
+
+impl Broken {
+    /// Whether copies are made from backups. Where another rule is broken they would only make it rarer that
+    /// just that is found.
+    pub fn restores(self) -> bool {
+        matches!(self, Self::Nothing | Self::TrustsRestored)
+    }
 }

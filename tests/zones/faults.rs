@@ -51,7 +51,22 @@ impl World {
                 self.sites[one].doomed =
                     Some(now + Duration::from_millis(self.rng.range(500, 5_000)));
             }
+            24 if self.broken.restores() => self.make_anew(one),
             _ => {}
+        }
+    }
+
+    /// An operator has a copy made anew, and the primary's site may be lost before that has caught up.
+    fn make_anew(&mut self, index: usize) {
+        let (now, soon) = (self.now, self.rng.range(500, 20_000));
+        let site = &mut self.sites[index];
+        if !site.up || site.leads() {
+            return;
+        }
+        site.memory.reseed = true;
+        self.say(|| format!("{index}: made anew"));
+        if let Some(primary) = self.sites.iter_mut().find(|site| site.leads()) {
+            primary.doomed = Some(now + Duration::from_millis(soon));
         }
     }
 

@@ -44,6 +44,7 @@ fn no_acknowledged_write_is_lost_between_sites() {
     assert!(seen.failovers > 0 && seen.switchovers > 0, "{seen:?}");
     assert!(seen.degraded > 0 && seen.confirmed > 0, "{seen:?}");
     assert!(seen.superseded > 0 && seen.withdrawn > 0, "{seen:?}");
+    assert!(seen.restored > 0, "{seen:?}");
 }
 
 /// What would be lost without a rule must be found, or the simulation proves nothing. The search begins
@@ -58,6 +59,7 @@ fn a_broken_rule_is_found() {
         (Broken::PostgresFirst, 770),
         (Broken::ForgetsOwners, 1_090),
         (Broken::TrustsFailure, 300),
+        (Broken::TrustsRestored, 340),
     ];
     let seeds = number("SEEDS").unwrap_or(500);
     let missed: Vec<_> = std::thread::scope(|scope| {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use baton::decide::Postgres;
-use baton::decide::zone::{Data, SiteName, ZoneConfig, ZoneMemory};
+use baton::decide::zone::{Data, Position, SiteName, ZoneConfig, ZoneMemory};
 use fencing::Mono;
 
 use super::steps::Step;
@@ -40,6 +40,8 @@ pub struct Site {
     pub log: Vec<Entry>,
     pub timeline: u32,
     pub state: Option<(u64, Data)>,
+    /// What the copy must have received before it stands for the one before.
+    pub floor: Option<Position>,
     /// What this primary knows of its followers.
     pub flushed: BTreeMap<SiteName, usize>,
     /// Commits that wait, by their index in the log.
@@ -67,6 +69,7 @@ impl Site {
             log: Vec::new(),
             timeline: 1,
             state: None,
+            floor: None,
             flushed: BTreeMap::new(),
             waiting: Vec::new(),
         }

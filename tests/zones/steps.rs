@@ -5,6 +5,8 @@ use baton::decide::{Outcome, Postgres, Work};
 use baton::postgres::Lsn;
 use fencing::Mono;
 
+use super::broken::Broken;
+use super::view::position;
 use super::world::World;
 
 /// A step under way.
@@ -61,7 +63,12 @@ impl World {
             Work::Serve { serve, .. } => self.start(index, serve),
             Work::Reconfigure { serve, .. } => self.reconfigure(index, serve),
             Work::Promote { term, serve, .. } => self.promote(index, *term, serve),
-            Work::Align { term, primary, .. } => self.align(index, *term, primary),
+            Work::Align {
+                term,
+                primary,
+                reseed,
+                ..
+            } => self.align(index, *term, primary, *reseed),
             Work::StopToMove => self.shut_down(index),
             Work::StopPostgres { .. } | Work::KillPostgres => {
                 self.sites[index].stop();
@@ -158,7 +165,8 @@ impl World {
         Outcome::Done
     }
 
-    fn align(&mut self, index: usize, term: u64, primary: &SiteName) -> Outcome {
+    fn align(&mut self, index: usize, term: u64, primary: &SiteName, reseed: bool) -> Outcome {
+        let reseed = reseed && self.broken.restores();
         let of = self.index(primary);
         let site = &mut self.sites[index];
         if of == index {
@@ -168,30 +176,48 @@ impl World {
                 site.state = Some(state);
             }
             return match state {
-                (_, Data::Replica) => Outcome::Aligned(Data::Replica),
-                (known, Data::Primary) if known == term => Outcome::Aligned(Data::Primary),
+                (_, Data::Replica) => aligned(Data::Replica, None),
+                (known, Data::Primary) if known == term => aligned(Data::Primary, None),
                 (_, Data::Primary) => failed(),
             };
         }
-        if site.state == Some((term, Data::Replica)) {
-            return Outcome::Aligned(Data::Replica);
+        if site.state == Some((term, Data::Replica)) && !reseed {
+            return self.a_replica(index);
         }
         if !self.connected(index, of) || !self.sites[of].leads() {
             return failed();
         }
         let source = &self.sites[of];
         let (log, timeline) = (source.log.clone(), source.timeline);
+        let there = position(source);
+        // A backup is of any age.
+        let restored = reseed.then(|| self.rng.range(0, log.len() as u64 + 1) as usize);
+        self.seen.restored += u64::from(reseed);
         let site = &mut self.sites[index];
-        let common = site
-            .log
-            .iter()
-            .zip(&log)
-            .take_while(|(one, other)| one == other)
-            .count();
-        site.log.truncate(common);
+        match restored {
+            Some(count) => {
+                site.log = log[..count].to_vec();
+                site.floor = Some(there);
+            }
+            None => {
+                let both = site.log.iter().zip(&log);
+                let common = both.take_while(|(one, other)| one == other).count();
+                site.log.truncate(common);
+            }
+        }
         site.timeline = timeline;
         site.state = Some((term, Data::Replica));
-        Outcome::Aligned(Data::Replica)
+        // It may fail when the copy has taken its place already.
+        match reseed && self.rng.chance(20) {
+            true => failed(),
+            false => self.a_replica(index),
+        }
+    }
+
+    fn a_replica(&self, index: usize) -> Outcome {
+        let trusts = self.broken == Broken::TrustsRestored;
+        let floor = self.sites[index].floor.filter(|_| !trusts);
+        aligned(Data::Replica, floor)
     }
 
     /// A primary in order: its log is sent to whoever is connected, its last record too.
@@ -210,6 +236,10 @@ impl World {
         self.sites[index].stop();
         Outcome::ShutDown { at }
     }
+}
+
+fn aligned(data: Data, floor: Option<Position>) -> Outcome {
+    Outcome::Aligned { data, floor }
 }
 
 fn failed() -> Outcome {

@@ -106,7 +106,7 @@ const SLOT: SlotFacts = SlotFacts {
     retained: 0,
 };
 
-fn position(site: &Site) -> Position {
+pub fn position(site: &Site) -> Position {
     Position {
         timeline: site.timeline,
         lsn: Lsn(site.log.len() as u64),

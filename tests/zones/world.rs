@@ -28,6 +28,7 @@ pub struct Seen {
     pub confirmed: u64,
     pub superseded: u64,
     pub withdrawn: u64,
+    pub restored: u64,
     pub acknowledged: u64,
 }
 
@@ -39,6 +40,7 @@ impl Seen {
         self.confirmed += other.confirmed;
         self.superseded += other.superseded;
         self.withdrawn += other.withdrawn;
+        self.restored += other.restored;
         self.acknowledged += other.acknowledged;
     }
 }

@@ -32,16 +32,20 @@ impl Judge<'_> {
         for site in self.config.sites.keys() {
             let flushed = facts.followers.get(site).map(|follower| follower.flushed);
             let known = self.memory.pursuits.get(site).copied();
+            let before = known.map_or(Lsn(0), |known| known.told);
+            let told = flushed.map_or(before, |flushed| flushed.max(before));
             let next = match (known, flushed) {
-                (Some(known), Some(flushed)) if flushed < known.goal => known,
+                (Some(known), Some(flushed)) if flushed < known.goal => Pursuit { told, ..known },
                 (Some(known), None) => known,
                 (None, None) => Pursuit {
                     goal: end,
                     since: self.memory.since,
+                    told,
                 },
                 (_, Some(_)) => Pursuit {
                     goal: end,
                     since: self.now,
+                    told,
                 },
             };
             self.memory.pursuits.insert(site.clone(), next);

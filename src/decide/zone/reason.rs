@@ -84,6 +84,11 @@ pub enum Unsafe {
         /// How far it is.
         at: Position,
     },
+    /// The copy here was restored, and has not yet received all that the one before had acknowledged.
+    Restored {
+        /// It must have received this.
+        floor: Position,
+    },
     /// Nobody has received anything of this term.
     NoPosition,
     /// Its replica does not follow, or does not keep up.
@@ -128,6 +133,11 @@ impl fmt::Display for Unsafe {
             Self::NotFollowing(site) => {
                 write!(f, "site {site} does not follow, or does not keep up")
             }
+            Self::Restored { floor } => write!(
+                f,
+                "this copy was made anew and has not yet received everything that the former copy had \
+                 acknowledged, up to {floor}"
+            ),
             Self::NoPosition => f.write_str("no site has received anything of this term"),
         }
     }

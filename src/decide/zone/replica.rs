@@ -45,13 +45,15 @@ impl Judge<'_> {
         }
         let aligned = self.memory.aligned == Some((record.term, Data::Replica));
         // What is here may be all there is.
-        self.memory.reseed &= !aligned || !self.is_silent(self.timings.site_detection);
+        let silent = self.is_silent(self.timings.site_detection);
+        self.memory.reseed &= !aligned || !silent;
         if !aligned && self.primary_replays(record) {
             return Move::Wait(ZoneReason::Following(of));
         }
         if !aligned || self.memory.reseed {
             let failed = self.memory.misaligned % (REWINDS + 1) == REWINDS;
-            let reseed = self.memory.reseed || (failed && self.primary_answers(record));
+            let anew = self.memory.reseed && !silent;
+            let reseed = anew || (failed && self.primary_answers(record));
             return Move::Align { reseed };
         }
         let receive = !record.cuts.contains_key(&self.config.site);
@@ -174,7 +176,11 @@ impl Judge<'_> {
         if self.situation.paused {
             return Err(Unsafe::Paused);
         }
-        record.promises(self.config, &self.config.site)
+        record.promises(self.config, &self.config.site)?;
+        match self.memory.lacks(self.facts().map(|facts| facts.flushed)) {
+            Some(floor) => Err(Unsafe::Restored { floor }),
+            None => Ok(()),
+        }
     }
 
     /// Stops receiving, then says so in the record.

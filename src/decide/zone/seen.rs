@@ -191,6 +191,9 @@ pub struct Pursuit {
     pub goal: Lsn,
     /// Since when it has not.
     pub since: Mono,
+    /// The most that it has ever told this primary to have: less than that is another copy.
+    #[serde(default)]
+    pub told: Lsn,
 }
 
 /// The steps of stopping a primary that moves to another site.
@@ -282,6 +285,15 @@ impl ZoneMemory {
 }
 
 impl ZoneMemory {
+    /// What this copy lacks still of what the one before it may have acknowledged: it must have received up to
+    /// there, and `received` says how far it is. A greater timeline is one that this cluster began later, under
+    /// whose primary the copy before was none any more.
+    pub fn lacks(&self, received: Option<Position>) -> Option<Position> {
+        let reached = self.stopped.or(received);
+        self.floor
+            .filter(|floor| reached.is_none_or(|reached| reached < *floor))
+    }
+
     /// What was known of a running PostgreSQL is over.
     pub(super) fn stopped_postgres(&mut self) {
         self.runs = None;
@@ -296,8 +308,9 @@ impl ZoneMemory {
     pub fn take_in(&mut self, work: &Work, outcome: &Outcome, now: Mono) {
         let aligned = self.aligned.map_or(0, |(term, _)| term);
         match (work, outcome) {
-            (Work::Align { term, .. }, Outcome::Aligned(data)) => {
+            (Work::Align { term, .. }, Outcome::Aligned { data, floor }) => {
                 self.aligned = Some((*term, *data));
+                self.floor = *floor;
                 self.misaligned = 0;
                 self.reseed = false;
             }
@@ -306,7 +319,11 @@ impl ZoneMemory {
                 self.led = (*data == Data::Primary).then_some(known.term);
             }
             (Work::Align { .. }, Outcome::CopyNeeded { .. }) => self.reseed = true,
-            (Work::Align { .. }, _) => self.misaligned = self.misaligned.saturating_add(1),
+            // Which copy it is now has to be looked at again.
+            (Work::Align { .. }, _) => {
+                self.aligned = None;
+                self.misaligned = self.misaligned.saturating_add(1);
+            }
             (Work::Serve { serve, .. }, Outcome::Done) => {
                 self.runs = Some((aligned, serve.clone()));
                 self.unsure = false;
@@ -352,6 +369,10 @@ pub struct ZoneMemory {
     /// The term with which the data directory was brought in line, and what it is, since it was
     /// mounted.
     pub aligned: Option<(u64, Data)>,
+    /// What the copy that the data directory is must have received before everything is there that this
+    /// site ever acknowledged.
+    #[serde(default)]
+    pub floor: Option<Position>,
     /// How PostgreSQL was started, or told to run since, and in which term; `None` while it is
     /// stopped.
     pub runs: Option<(u64, Serve)>,

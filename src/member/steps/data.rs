@@ -140,7 +140,11 @@ impl Tools {
             }
         }
         self.note(at, Data::Replica).await?;
-        Ok(Outcome::Aligned(Data::Replica))
+        let instance = self.database.instance().await;
+        let read = move || replication::floor(&instance).map_err(whole);
+        let floor = blocking("site-floor", Mono::MAX, read).await?;
+        let data = Data::Replica;
+        Ok(Outcome::Aligned { data, floor })
     }
 
     /// Takes away what the primary does not have, and keeps it for the operator. Returns why, if it
@@ -216,10 +220,11 @@ impl Tools {
     /// The record names this site: its data is the primary's, or is being promoted.
     async fn aligned_to_lead(&self, at: At, known: Option<State>) -> Result<Outcome, Failed> {
         let term = at.term;
+        let aligned = |data| Outcome::Aligned { data, floor: None };
         let data = match known {
             // A database from before there were several sites, and perhaps from before the record.
             None => Data::Primary,
-            Some(known) if known.data == Data::Replica => return Ok(Outcome::Aligned(known.data)),
+            Some(known) if known.data == Data::Replica => return Ok(aligned(known.data)),
             Some(known) if known.term == term => Data::Primary,
             Some(known) => {
                 return Err(format!(
@@ -232,7 +237,7 @@ impl Tools {
         if term > 0 {
             self.note(at, data).await?;
         }
-        Ok(Outcome::Aligned(data))
+        Ok(aligned(data))
     }
 
     /// Makes the filesystem on a blank volume, with a copy of the primary's database.

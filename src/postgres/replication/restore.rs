@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use super::configure::{self, ConfigureError};
 use super::facts::{Position, Probe};
-use super::origin;
+use super::origin::{self, OriginError};
 use super::place::{self, PlaceError, failed, on_thread};
 use super::program::{Patience, Program, ProgramError};
 use super::progress::{CopiedBy, Meter};
 use super::seed::Seeding;
+use crate::clock;
 use crate::config::SeedCommand;
 use crate::postgres::{
     ControlData, DataDirectory, DataDirectoryError, DatabaseState, Instance, Lsn, StartedBy,
@@ -70,6 +71,9 @@ pub enum RestoreError {
         /// How far the primary's history is, or was, on that timeline; `None`: it was never on it.
         until: Option<Lsn>,
     },
+    /// The old copy may have acknowledged what the restored one can get from nobody.
+    #[error("the primary does not answer any more: what is here stays")]
+    PrimaryGone(#[source] OriginError),
     /// It could not be made a replica's.
     #[error("making a replica of what the backup tool restored")]
     Configure(#[from] ConfigureError),
@@ -79,9 +83,13 @@ pub enum RestoreError {
 }
 
 impl RestoreError {
-    /// Whether the tool restores another database: then nothing that it is configured with is this cluster's.
-    pub(super) fn is_of_another_system(&self) -> bool {
-        matches!(self, Self::Data(DataDirectoryError::OtherSystem { .. }))
+    /// Whether nothing else may be tried: the tool restores another database, so that nothing that it is
+    /// configured with is this cluster's, or there is nobody to copy from.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::Data(DataDirectoryError::OtherSystem { .. }) | Self::PrimaryGone(_)
+        )
     }
 }
 
@@ -106,6 +114,14 @@ impl Past {
         let history = origin::history(remote, primary.timeline, deadline).await?;
         let left = left_timelines(&history);
         Ok(Self { primary, left })
+    }
+
+    /// How far the primary was.
+    pub fn reached(&self) -> Position {
+        Position {
+            timeline: self.primary.timeline,
+            lsn: self.primary.position,
+        }
     }
 
     /// Whether the primary was there.
@@ -148,11 +164,14 @@ pub(super) struct Restore<'a> {
     pub size: u64,
     /// How many bytes are free before.
     pub free: u64,
+    /// There is another copy, which stays unless the primary answers to the end.
+    pub replaces: bool,
 }
 
 impl Restore<'_> {
-    /// Runs the tool, and makes what it restored a replica's. Dropping the future kills it.
-    pub async fn run(self) -> Result<ControlData, RestoreError> {
+    /// Runs the tool, and makes what it restored a replica's; returns how far the primary is. Dropping the future
+    /// kills the tool.
+    pub async fn run(self) -> Result<(ControlData, Position), RestoreError> {
         let program = Program {
             instance: self.instance,
             by: self.by,
@@ -165,13 +184,14 @@ impl Restore<'_> {
             ended = program.run(|_| {}) => drop(ended?),
             never = self.measure(&mut meter) => match never {},
         }
-        let past = self.newest_past().await;
+        let past = self.newest_past().await?;
+        let reached = past.reached();
         let (instance, directory) = (self.instance.clone(), self.directory.to_owned());
         let admitted = move || Ok(admit(&instance, &directory, &past));
         let control = on_thread("seed-admit", admitted).await??;
         configure::strip_restored(self.instance, self.directory)?;
         configure::signal_standby(self.instance, self.directory)?;
-        Ok(control)
+        Ok((control, reached))
     }
 
     /// Nothing else is written on the volume meanwhile.
@@ -187,19 +207,29 @@ impl Restore<'_> {
     }
 
     /// The tool may have found a backup that was made since it began. Where the primary does not answer now,
-    /// what it said before is true still, and only more is refused.
-    async fn newest_past(&self) -> Past {
+    /// what it said before is true still, and only more is refused; a copy that lives keeps its place then.
+    async fn newest_past(&self) -> Result<Past, RestoreError> {
+        let ends = clock::now() + self.seeding.connect;
+        loop {
+            match self.ask_past().await {
+                Ok(past) => return Ok(past),
+                // A restore may have taken hours.
+                Err(_) if clock::now().until(ends) > LOOK_EVERY => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                Err(error) if self.replaces => return Err(RestoreError::PrimaryGone(error)),
+                Err(_) => return Ok(self.past.clone()),
+            }
+        }
+    }
+
+    async fn ask_past(&self) -> Result<Past, OriginError> {
         let Seeding {
             source, connect, ..
         } = self.seeding;
         let system = Some(self.past.primary.system);
-        let asked = async {
-            let (remote, primary) = origin::connect(self.instance, source, system, *connect)
-                .await
-                .ok()?;
-            Past::of(&remote, primary, *connect).await.ok()
-        };
-        asked.await.unwrap_or_else(|| self.past.clone())
+        let (remote, primary) = origin::connect(self.instance, source, system, *connect).await?;
+        Ok(Past::of(&remote, primary, *connect).await?)
     }
 }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 use fencing::Licence;
 
 use super::configure::{self, ConfigureError};
+use super::facts::Position;
+use super::floor;
 use super::origin::{self, OriginError};
 use super::place::{self, PlaceError, REWINDING, SEEDED, SEEDING, on_thread};
 use super::program::{Patience, Program, ProgramError};
@@ -117,7 +119,7 @@ pub async fn basebackup(
     if rewinding.exists() {
         return Err(SeedError::Interrupted { path: rewinding });
     }
-    let control = fill(licence, instance, by, seeding).await?;
+    let control = fill(licence, instance, by, seeding, false).await?;
     let ours = instance.clone();
     on_thread("seed-rename", move || {
         place::rename(&ours, &place::beside(&ours, SEEDING), &ours.data_directory)
@@ -139,7 +141,8 @@ pub struct Reseeded {
 /// is kept after that as `<data directory>.old-<label>`. PostgreSQL must not run.
 ///
 /// # Errors
-/// Whatever fails, the old database is where it was; with too little space for both nothing is begun.
+/// Whatever fails, the old database is where it was; with too little space for both nothing is begun. So it is where
+/// the primary does not answer any more at the end of a restore: the old copy may have what nobody else has.
 pub async fn reseed(
     licence: &Licence,
     instance: &Instance,
@@ -147,7 +150,7 @@ pub async fn reseed(
     seeding: &Seeding<'_>,
     label: &str,
 ) -> Result<Reseeded, SeedError> {
-    let control = fill(licence, instance, by, seeding).await?;
+    let control = fill(licence, instance, by, seeding, true).await?;
     let (ours, label) = (instance.clone(), label.to_owned());
     let old = on_thread("seed-exchange", move || take_place(&ours, &label)).await?;
     Ok(Reseeded { control, old })
@@ -178,13 +181,28 @@ fn take_place(instance: &Instance, label: &str) -> Result<Vec<PathBuf>, PlaceErr
     Ok(old)
 }
 
-/// Makes a complete replica's database under the name of an unfinished one.
+/// Makes a complete replica's database under the name of an unfinished one, with the mark of how far it must get
+/// before it stands for what it `replaces`, or for what was on another volume of this site.
 async fn fill(
+    licence: &Licence,
+    instance: &Instance,
+    by: &StartedBy<'_>,
+    seeding: &Seeding<'_>,
+    replaces: bool,
+) -> Result<ControlData, SeedError> {
+    let (control, primary) = fill_from(licence, instance, by, seeding, replaces).await?;
+    floor::mark(instance, &place::beside(instance, SEEDING), primary)?;
+    Ok(control)
+}
+
+/// Where the primary was, too, when nothing received at this site any more.
+async fn fill_from(
     _licence: &Licence,
     instance: &Instance,
     by: &StartedBy<'_>,
     seeding: &Seeding<'_>,
-) -> Result<ControlData, SeedError> {
+    replaces: bool,
+) -> Result<(ControlData, Position), SeedError> {
     let source = seeding.source;
     let (remote, probe) =
         origin::connect(instance, source, seeding.system, seeding.connect).await?;
@@ -193,7 +211,8 @@ async fn fill(
     let past = Past::of(&remote, probe, seeding.connect).await?;
     drop(remote);
     let directory = place::beside(instance, SEEDING);
-    let (expected, mut instead) = (past.primary.system, None);
+    let (expected, reached) = (past.primary.system, past.reached());
+    let mut instead = None;
     let free = make_room(instance, &directory, size).await?;
     if let Some(command) = seeding.command {
         let restore = Restore {
@@ -205,11 +224,12 @@ async fn fill(
             past,
             size,
             free,
+            replaces,
         };
         match restore.run().await {
-            Ok(control) => return Ok(control),
+            Ok(made) => return Ok(made),
             // To go on would hide that all it is configured with, the archive too, is another cluster's.
-            Err(error) if error.is_of_another_system() || !command.fallback => {
+            Err(error) if error.is_final() || !command.fallback => {
                 return Err(error.into());
             }
             Err(error) => instead = Some(whole(error)),
@@ -228,7 +248,7 @@ async fn fill(
     if found != expected {
         return Err(SeedError::OtherSystem { expected, found });
     }
-    Ok(control)
+    Ok((control, reached))
 }
 
 /// An empty directory for the new database, in place of what an earlier attempt left; how many bytes are free then,

@@ -88,7 +88,7 @@ fn what_is_noted_beside_the_data_keeps_the_first_site_from_beginning_anew() {
     let mut scene = Scene::new("a", &["a", "b"], promised(&["b"], true));
     gone(&mut scene);
     scene.judge();
-    scene.does(work, &Outcome::Aligned(Data::Primary));
+    scene.does(work, &aligned(Data::Primary));
     let next = scene.judge();
     assert_eq!(scene.written(next).term, 1, "there never was a record");
 }

@@ -9,6 +9,7 @@ mod late;
 mod lost;
 mod primary;
 mod replica;
+mod restored;
 
 use super::*;
 use crate::decide::{Lease, LeaseRecord, LeaseVersion, Outcome, Work};
@@ -244,6 +245,10 @@ impl Scene {
         self.now = self.now + Duration::from_millis(10);
         self.reread();
     }
+}
+
+fn aligned(data: Data) -> Outcome {
+    Outcome::Aligned { data, floor: None }
 }
 
 fn unknown_lease(since: Mono) -> Seen<Option<Lease>> {

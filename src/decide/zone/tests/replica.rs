@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 
 /// A replica that has seen the primary's lease stand still for the whole detection.
-fn silent(names: &[&str], sync: Sync) -> Scene {
+pub(super) fn silent(names: &[&str], sync: Sync) -> Scene {
     let mut scene = Scene::new("b", names, sync);
     let mut looked = facts(100);
     looked.in_recovery = true;
@@ -28,7 +28,7 @@ fn moving_here() -> Scene {
     scene
 }
 
-fn stopped(scene: &mut Scene, lsn: u64) {
+pub(super) fn stopped(scene: &mut Scene, lsn: u64) {
     let position = Some(position(lsn));
     let work = Work::Reconfigure {
         epoch: epoch(),
