@@ -143,16 +143,23 @@ impl Turn<'_> {
             .is_some_and(|running| running.id == issued.id);
         match &self.seen.finished {
             Some(finished) if finished.id == issued.id => {
-                self.ended = Some((issued.work, finished.outcome.clone()));
+                self.end(issued, finished.outcome.clone());
             }
             // The executor does not know it (any more): its outcome is unknown.
             Some(_) | None
                 if !running && self.now > issued.deadline + self.config.timings.command =>
             {
-                self.ended = Some((issued.work, Outcome::Overdue));
+                self.end(issued, Outcome::Overdue);
             }
             Some(_) | None => self.memory.issued = Some(issued),
         }
+    }
+
+    fn end(&mut self, issued: memory::Issued, outcome: Outcome) {
+        let memory::Issued { work, at, .. } = issued;
+        let holds = self.config.timings.promote;
+        self.memory.zone.worked(&work, at, self.now, holds);
+        self.ended = Some((work, outcome));
     }
 
     fn role(&mut self) -> Next {

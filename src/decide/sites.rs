@@ -301,6 +301,12 @@ impl Turn<'_> {
         }
     }
 
+    /// Whether the step under way is one that the word asked for.
+    fn works_for(&self, urged: Urged) -> bool {
+        let (issued, holds) = (self.memory.issued.as_ref(), self.timings().promote);
+        issued.is_some_and(|issued| urged.has_begun(&issued.work, issued.at, holds))
+    }
+
     fn finish_failover(&mut self, urged: Urged) {
         let newest = self.memory.zone.newest;
         let made = |record: &&ClusterRecord| {
@@ -308,7 +314,7 @@ impl Turn<'_> {
         };
         let record = self.cluster().map(|lease| &lease.record);
         let Some(record) = record.filter(made) else {
-            if urged.at.elapsed(self.timings().promote, self.now) {
+            if urged.at.elapsed(self.timings().promote, self.now) && !self.works_for(urged) {
                 self.memory.zone.urged = None;
                 self.refuse(urged.request, Reason::HandoverFailed);
             }

@@ -1,6 +1,7 @@
 //! What a site's active sees of the other sites, and remembers of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use fencing::Mono;
 use serde::{Deserialize, Serialize};
@@ -263,7 +264,40 @@ pub struct Asked {
     pub at: Mono,
 }
 
+impl Urged {
+    /// Whether a step that began then is one of those that this word asks for.
+    pub fn has_begun(&self, work: &Work, began: Mono, holds: Duration) -> bool {
+        let leaves = matches!(
+            work,
+            Work::Serve {
+                serve: Serve::Replica { receive: false, .. },
+                ..
+            } | Work::Reconfigure {
+                serve: Serve::Replica { receive: false, .. },
+                ..
+            }
+        );
+        leaves && began >= self.at && !self.at.elapsed(holds, began)
+    }
+}
+
 impl ZoneMemory {
+    /// A step that began then is over. A start may take longer than an operator's word `holds`: it does not
+    /// expire by what it asked for itself.
+    pub(in crate::decide) fn worked(
+        &mut self,
+        work: &Work,
+        began: Mono,
+        now: Mono,
+        holds: Duration,
+    ) {
+        if let Some(urged) = &mut self.urged
+            && urged.has_begun(work, began, holds)
+        {
+            urged.at = urged.at + now.since(began);
+        }
+    }
+
     /// Whether PostgreSQL here is the primary, as far as is known; with one site, `several` false,
     /// always.
     pub fn leads(&self, several: bool) -> bool {

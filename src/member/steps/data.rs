@@ -50,6 +50,28 @@ impl State {
         }
     }
 
+    /// The same data once it was started as a replica's: to lead, it must be promoted.
+    fn of_a_replica(known: Option<Self>) -> Self {
+        let (term, writes) = known.map_or((0, 0), |known| (known.term, known.writes));
+        let data = Data::Replica;
+        Self { term, writes, data }
+    }
+
+    /// As what this site's data leads in that term.
+    fn leading(known: Option<Self>, term: u64) -> Result<Data, Failed> {
+        match known {
+            // A database from before there were several sites, and perhaps from before the record.
+            None => Ok(Data::Primary),
+            Some(known) if known.data == Data::Replica => Ok(Data::Replica),
+            Some(known) if known.term == term => Ok(Data::Primary),
+            Some(known) => Err(format!(
+                "the data is a primary's of term {}, the record says that term {term} is this site's: \
+                 attach the right volume, or let another site lead",
+                known.term
+            )),
+        }
+    }
+
     /// What follows where this rests on a newer record than `at`, or on one at all where there is none.
     fn newer_than(self, at: At) -> Option<Outcome> {
         let Self { term, writes, data } = self;
@@ -96,6 +118,20 @@ impl Tools {
         let At { term, writes } = at;
         let write = move || State { term, writes, data }.write(&root);
         blocking("site-state", Mono::MAX, write).await
+    }
+
+    /// What is about to be started as a replica is none of a primary's any more, whatever it was: an operator's
+    /// word starts what nobody has brought in line.
+    pub(super) async fn note_replica(&self, deadline: Mono) -> Result<(), Failed> {
+        let root = self.root().await;
+        let note = move || {
+            let known = State::read(&root)?;
+            match known.is_some_and(|known| known.data == Data::Replica) {
+                true => Ok(()),
+                false => State::of_a_replica(known).write(&root),
+            }
+        };
+        blocking("site-state", deadline, note).await
     }
 
     /// Brings the data directory in line with the record.
@@ -219,25 +255,12 @@ impl Tools {
 
     /// The record names this site: its data is the primary's, or is being promoted.
     async fn aligned_to_lead(&self, at: At, known: Option<State>) -> Result<Outcome, Failed> {
-        let term = at.term;
-        let aligned = |data| Outcome::Aligned { data, floor: None };
-        let data = match known {
-            // A database from before there were several sites, and perhaps from before the record.
-            None => Data::Primary,
-            Some(known) if known.data == Data::Replica => return Ok(aligned(known.data)),
-            Some(known) if known.term == term => Data::Primary,
-            Some(known) => {
-                return Err(format!(
-                    "the data is a primary's of term {}, the record says that term {term} is this site's: \
-                     attach the right volume, or let another site lead",
-                    known.term
-                ));
-            }
-        };
-        if term > 0 {
+        let data = State::leading(known, at.term)?;
+        // A replica's is noted as the primary's when it is promoted.
+        if at.term > 0 && data == Data::Primary {
             self.note(at, data).await?;
         }
-        Ok(aligned(data))
+        Ok(Outcome::Aligned { data, floor: None })
     }
 
     /// Makes the filesystem on a blank volume, with a copy of the primary's database.
@@ -284,6 +307,22 @@ fn label(term: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_former_primary_that_was_started_as_a_replica_may_lead_a_later_term() {
+        let former = State {
+            term: 1,
+            writes: 9,
+            data: Data::Primary,
+        };
+        assert!(State::leading(Some(former), 3).is_err());
+        assert_eq!(State::leading(Some(former), 1), Ok(Data::Primary));
+        for known in [Some(former), None] {
+            let started = State::of_a_replica(known);
+            assert_eq!(State::leading(Some(started), 3), Ok(Data::Replica));
+            assert_eq!(started.term, known.map_or(0, |known| known.term));
+        }
+    }
 
     #[test]
     fn the_state_is_read_as_it_was_written() {

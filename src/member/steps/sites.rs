@@ -74,6 +74,9 @@ impl Tools {
             Err(cause) => return failed(cause),
         };
         let replica = matches!(serve, Serve::Replica { .. });
+        if replica && let Err(cause) = self.note_replica(deadline).await {
+            return failed(cause);
+        }
         let (outcome, changes) = self.start_as(epoch, serving, deadline).await;
         if outcome != Outcome::Done {
             return (outcome, changes);

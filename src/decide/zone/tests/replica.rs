@@ -262,6 +262,70 @@ fn an_operators_word_reaches_a_site_that_cannot_follow_the_lost_one() {
 }
 
 #[test]
+fn an_operators_word_does_not_expire_by_the_start_that_it_asked_for() {
+    let mut scene = Scene::new("b", &["a", "b"], Sync::none(Degraded::NotYet));
+    scene.lease("1");
+    scene.pass(Duration::from_secs(3));
+    let holds = scene.timings.promote;
+    let said = scene.now;
+    scene.memory.urged = Some(Urged {
+        request: crate::decide::RequestId(1),
+        term: 1,
+        allow_data_loss: true,
+        at: said,
+    });
+    assert_eq!(scene.judge(), Move::Start(following(false)));
+    let start = |receive| Work::Serve {
+        epoch: epoch(),
+        serve: following(receive),
+    };
+    let (began, ended) = (said + Duration::from_secs(1), said + scene.timings.start);
+    // Neither another step nor one that began too late.
+    scene.memory.worked(&start(true), began, ended, holds);
+    let late = said + holds;
+    scene.memory.worked(&start(false), late, ended, holds);
+    assert_eq!(scene.memory.urged.map(|urged| urged.at), Some(said));
+    scene.memory.worked(&start(false), began, ended, holds);
+    scene.now = ended;
+    scene.reread();
+    scene.does(start(false), &Outcome::Done);
+    let mut looked = facts(100);
+    looked.in_recovery = true;
+    scene.runs(following(false), looked);
+    // It takes a moment until it is known again that the primary is silent.
+    let next = scene.pass(Duration::from_secs(3));
+    assert_eq!(next, Move::Reconfigure(following(false)));
+    stopped(&mut scene, 100);
+    let next = scene.judge();
+    let promoted = scene.written(next);
+    assert_eq!((promoted.term, &promoted.primary), (2, &site("b")));
+
+    // PostgreSQL ends before it is promoted: it goes on as a replica.
+    scene.memory = scene.memory.mounted(Mono::from_millis(1_000));
+    scene.postgres = Postgres::Stopped;
+    let next = scene.judge();
+    assert_eq!(next, Move::Align { reseed: false });
+    let align = Work::Align {
+        epoch: epoch(),
+        term: 2,
+        writes: 1,
+        primary: site("b"),
+        reseed: false,
+    };
+    scene.does(align, &aligned(Data::Replica));
+    let of = site("b");
+    let alone = Serve::Replica { of, receive: false };
+    assert_eq!(scene.judge(), Move::Start(alone.clone()));
+    let serve_alone = Work::Serve {
+        epoch: epoch(),
+        serve: alone,
+    };
+    scene.does(serve_alone, &Outcome::Done);
+    scene.postgres = Postgres::Running;
+    assert_eq!(scene.judge(), Move::Promote(serve(0, &[])));
+}
+
+#[test]
 fn a_move_whose_site_is_lost_is_a_failover() {
     let mut scene = moving_here();
     stopped(&mut scene, 150);
