@@ -147,7 +147,7 @@ pub struct BatonClusterSpec {
     #[schemars(length(min = 1, max = 317))]
     pub topology_key: String,
     /// Seconds that a pod has to hand over when it is deleted; then it is killed and the standby takes
-    /// over without its help. Default 60.
+    /// over without its help. Steps of the handover that `timings` does not bound are shortened to fit. Default 120.
     #[serde(default = "grace")]
     #[schemars(range(min = 10, max = 3600))]
     pub termination_grace_period_seconds: i64,
@@ -370,7 +370,7 @@ fn hostname() -> String {
 }
 
 const fn grace() -> i64 {
-    60
+    120
 }
 
 const fn yes() -> bool {

@@ -53,7 +53,7 @@ fn what_is_left_out_has_its_default() {
         (site.as_str(), topology_key.as_str()),
         ("local", "kubernetes.io/hostname")
     );
-    assert_eq!((termination_grace_period_seconds, paused), (60, false));
+    assert_eq!((termination_grace_period_seconds, paused), (120, false));
 }
 
 /// `kubectl explain` shows a field's description; the schema must be one that API servers accept.

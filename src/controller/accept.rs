@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
+use super::objects;
 use crate::cluster::{BatonCluster, Site, names};
 
 mod sites;
@@ -226,6 +227,17 @@ pub enum Problem {
         /// Kind and name.
         object: String,
     },
+    /// Pods would be killed in the midst of a handover.
+    #[error(
+        "spec.terminationGracePeriodSeconds is {grace}, and a handover with the bounds of its steps in spec.timings \
+         (checkpoint, withdraw, stop_fast, stop_immediate, kill, unmount) needs {needed}: raise it, or shorten those"
+    )]
+    HandoverTooLong {
+        /// The grace period, in seconds.
+        grace: i64,
+        /// The least that would do, in seconds.
+        needed: u64,
+    },
     /// The members would refuse these settings.
     #[error("{text}")]
     InvalidSettings {
@@ -262,6 +274,7 @@ impl Problem {
             Self::SecretIncomplete { .. } => "SecretIncomplete",
             Self::TokenWithoutTls => "TokenWithoutTls",
             Self::NameTaken { .. } => "NameTaken",
+            Self::HandoverTooLong { .. } => "HandoverTooLong",
             Self::InvalidSettings { .. } => "InvalidSettings",
         }
     }
@@ -281,6 +294,12 @@ pub fn problems(cluster: &BatonCluster, around: &Surroundings) -> Vec<Problem> {
     secrets(cluster, around, &mut found);
     let taken = around.taken.iter().cloned();
     found.extend(taken.map(|object| Problem::NameTaken { object }));
+    if let Err(short) = objects::shortened(cluster) {
+        found.push(Problem::HandoverTooLong {
+            grace: cluster.spec.termination_grace_period_seconds,
+            needed: short.needed,
+        });
+    }
     // Members would say the same of what is between sites, in words that are not the specification's.
     let told = cluster.has_several_sites() && between_sites > 0;
     let settings = around.settings.iter().filter(|_| !told).cloned();

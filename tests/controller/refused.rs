@@ -18,6 +18,15 @@ struct Case {
 
 const CASES: &[Case] = &[
     Case {
+        reason: "HandoverTooLong",
+        spec: |spec| {
+            spec["volume"] = json!({"claimName": "third"});
+            spec["timings"] = json!({"checkpoint": "60s"});
+            spec["terminationGracePeriodSeconds"] = json!(60);
+        },
+        says: "needs 72: raise it",
+    },
+    Case {
         reason: "ClaimMissing",
         spec: |spec| spec["volume"] = json!({"claimName": "absent"}),
         says: "make it, with accessModes ReadWriteMany and volumeMode Block",
@@ -55,6 +64,7 @@ async fn what_cannot_work_is_told_and_nothing_is_made() {
     let world = World::new().await;
     world.claim("rwo", "ReadWriteOnce", "Block").await;
     world.claim("second", "ReadWriteMany", "Block").await;
+    world.claim("third", "ReadWriteMany", "Block").await;
     world
         .claim("filesystem", "ReadWriteMany", "Filesystem")
         .await;

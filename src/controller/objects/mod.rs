@@ -1,6 +1,7 @@
 //! The objects of a cluster as they should be, from its specification alone. Pure.
 
 mod access;
+mod bounds;
 mod pod;
 mod services;
 mod settings;
@@ -18,6 +19,7 @@ use kube::Resource;
 use serde::Serialize;
 use serde_json::Value;
 
+pub use bounds::{copy, shortened, takeover};
 pub use pod::{pod, template};
 pub use settings::{check, member_toml};
 

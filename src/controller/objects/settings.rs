@@ -7,6 +7,7 @@ use fencing::MemberId;
 use serde::Serialize;
 
 use super::ObjectError;
+use super::bounds::shortened;
 use super::pod::paths;
 use crate::cluster::{
     BatonCluster, MemberSpec, SeedSpec, Site, SiteFailover, SynchronousMode, names,
@@ -184,7 +185,7 @@ pub fn member_toml(
             user: &pooler.user,
             password_file: paths::pooler_password(),
         }),
-        timings: timings(cluster),
+        timings: fitted(cluster),
         replication: replication(cluster),
     };
     toml::to_string(&file).map_err(|source| ObjectError::Settings {
@@ -261,8 +262,19 @@ fn api(cluster: &BatonCluster) -> Api {
     }
 }
 
+/// The user's timings, and those that are shorter than their defaults for the grace period's sake.
+fn fitted(cluster: &BatonCluster) -> BTreeMap<&str, toml::Value> {
+    let mut all = timings(cluster);
+    // What cannot fit is not accepted.
+    for (name, bound) in shortened(cluster).unwrap_or_default() {
+        let text = format!("{}ms", bound.as_millis());
+        all.insert(name, toml::Value::String(text));
+    }
+    all
+}
+
 /// Kubernetes has text only here; `member.toml` has numbers and booleans too.
-fn timings(cluster: &BatonCluster) -> BTreeMap<&str, toml::Value> {
+pub(super) fn timings(cluster: &BatonCluster) -> BTreeMap<&str, toml::Value> {
     let timings = cluster.spec.timings.iter();
     timings
         .map(|(name, text)| {
