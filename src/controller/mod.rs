@@ -109,6 +109,7 @@ async fn act(client: Client, identity: &str, namespace: Option<&str>) {
         client,
         stores,
         told: Mutex::new(HashMap::new()),
+        unserved: Mutex::new(HashMap::new()),
     });
     let limits = controller::Config::default()
         .debounce(DEBOUNCE)

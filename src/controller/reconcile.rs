@@ -1,10 +1,11 @@
 //! One look at one cluster: what is, what should be, and the next steps towards it. The judgement is in
 //! `accept`, `rollout`, `status` and `story`; here is their order.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use fencing::Mono;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::controller::Action;
@@ -18,13 +19,14 @@ use super::look::{self, LookError};
 use super::objects::{self, ObjectError};
 use super::progress::{Progress, Trouble};
 use super::request::{RequestError, Written, ask, raced};
-use super::rollout::{self, Step, Waiting};
+use super::rollout::{self, Outage, Step, Waiting};
 use super::status::Judged;
 use super::story::Note;
 use super::view::PodView;
 use super::watch::Stores;
 use super::zones::ClusterView;
 use super::{RETRY, leave};
+use crate::clock;
 use crate::cluster::{BatonCluster, BatonClusterStatus, FIELD_MANAGER, names};
 use crate::hex::hex;
 
@@ -33,6 +35,9 @@ const CALM: Duration = Duration::from_secs(600);
 
 /// Between two looks at a cluster that is not accepted: claims and Secrets are not watched.
 const REFUSED: Duration = Duration::from_secs(15);
+
+/// Between two looks at a cluster where something waits for a time to pass.
+const PASSING: Duration = Duration::from_secs(10);
 
 /// Between two looks at a cluster where somebody else was faster.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -48,6 +53,8 @@ pub struct Context {
     /// The newest status that was written, by UID. The watched object may still have an older one, and
     /// what is between the two would be told twice.
     pub told: Mutex<HashMap<String, BatonClusterStatus>>,
+    /// Since when nobody serves, by UID and site, as far as this controller has seen it.
+    pub unserved: Mutex<HashMap<(String, String), Mono>>,
 }
 
 /// A look that did not come to its end. It is repeated.
@@ -104,6 +111,7 @@ impl Look<'_> {
         let wanted: Vec<_> = wanted.map(Wanted::new).collect();
         let pods = stores.pods_of(cluster);
         let view = look::seen(stores, cluster, &pods)?;
+        let outage = self.outage(&view);
         let looked = look::surroundings(&context.client, stores, cluster, &wanted, &view).await;
         let around = match looked {
             Ok(around) => around,
@@ -127,7 +135,7 @@ impl Look<'_> {
         self.keep(&wanted, &mut making).await;
         self.make_once(&around, &mut making).await;
         self.keep_pods(&view, &pods, &mut making).await?;
-        let step = self.roll(&view, &mut making).await?;
+        let step = self.roll(&view, &outage, &mut making).await?;
         let Making {
             troubles, outdated, ..
         } = making;
@@ -144,6 +152,7 @@ impl Look<'_> {
         Ok(Action::requeue(match progress {
             Progress::Refused(_) => RETRY,
             _ if outdated => AGAIN,
+            _ if matches!(&step, Step::Wait(why) if why.passes()) => PASSING,
             _ => CALM,
         }))
     }
@@ -339,12 +348,40 @@ impl Look<'_> {
         Ok(written)
     }
 
+    /// For how long nobody has served, by this host's clock.
+    fn outage(&self, view: &ClusterView) -> Outage {
+        let uid = self.cluster.uid().unwrap_or_default();
+        let unserved = self.context.unserved.lock();
+        let mut unserved = unserved.unwrap_or_else(PoisonError::into_inner);
+        let now = clock::now();
+        let mut lasts = BTreeMap::new();
+        for site in &view.sites {
+            let key = (uid.clone(), site.name.clone());
+            if site.serves() {
+                unserved.remove(&key);
+            } else {
+                let since = *unserved.entry(key).or_insert(now);
+                lasts.insert(site.name.clone(), since.until(now));
+            }
+        }
+        Outage {
+            lasts,
+            takeover: objects::takeover(self.cluster),
+            copy: objects::copy(self.cluster),
+        }
+    }
+
     /// The next step towards pods that are as specified; done, if nothing else is amiss.
-    async fn roll(&self, view: &ClusterView, making: &mut Making) -> Result<Step, ObjectError> {
-        let step = rollout::next(view, self.cluster.spec.paused);
+    async fn roll(
+        &self,
+        view: &ClusterView,
+        outage: &Outage,
+        making: &mut Making,
+    ) -> Result<Step, ObjectError> {
+        let step = rollout::next(view, self.cluster.spec.paused, outage);
         match step {
             Step::Replace { .. } if !making.troubles.is_empty() => Ok(Step::Wait(Waiting::Refused)),
-            Step::Replace { .. } => match self.replace(&step).await {
+            Step::Replace { .. } => match self.replace(&step, outage).await {
                 Ok(step) => Ok(step),
                 Err(LookError::Objects(error)) => Err(error),
                 Err(LookError::Request(error)) => {
@@ -357,9 +394,9 @@ impl Look<'_> {
     }
 
     /// Replaces the pod that is next, if a second look, past all caches, finds the same.
-    async fn replace(&self, first: &Step) -> Result<Step, LookError> {
+    async fn replace(&self, first: &Step, outage: &Outage) -> Result<Step, LookError> {
         let view = look::now(&self.context.client, self.cluster).await?;
-        let step = rollout::next(&view, self.cluster.spec.paused);
+        let step = rollout::next(&view, self.cluster.spec.paused, outage);
         if let (Step::Replace { pod, member, owner }, true) = (&step, same(first, &step)) {
             let text = if *owner {
                 format!(

@@ -7,13 +7,57 @@
 //!
 //! Of several sites those with replicas go first, one after the other, and the primary's last.
 //!
+//! Where nobody serves and that will not change by itself there is nothing to interrupt, and a change of the
+//! specification may be what mends it: standbys are replaced, then the owner, without waiting for readiness.
+//! That is so where the owner calls for an operator, or nobody has served for longer than any take-over lasts.
+//!
 //! The owner is replaced by deleting its pod, not by asking it for a switchover first: the pod must go
 //! anyway, SIGTERM starts the same handover, and no token is needed. What a switchover would have checked
 //! (is a standby ready?) is looked at right before, and the deletion names the very version of the pod
 //! that was looked at.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use super::view::{MemberView, PodView, Record, SiteView};
 use super::zones::{ClusterView, Zones};
+
+/// For how long nobody has served.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outage {
+    /// By site; none where somebody serves.
+    pub lasts: BTreeMap<String, Duration>,
+    /// After this long no take-over is under way any more.
+    pub takeover: Duration,
+    /// A replica's site may copy another's database for this long before it serves.
+    pub copy: Duration,
+}
+
+impl Outage {
+    /// Nobody serves, and nobody will without help.
+    fn stalled(&self, site: &SiteView) -> bool {
+        self.over(site) || (!site.serves() && !site.in_handover() && owner_calls(site))
+    }
+
+    /// How long it may last at a site until nothing is under way any more.
+    fn limit(&self, site: &SiteView) -> Duration {
+        match site.primary {
+            true => self.takeover,
+            false => self.takeover + self.copy,
+        }
+    }
+
+    /// No take-over is under way any more.
+    fn over(&self, site: &SiteView) -> bool {
+        let lasts = self.lasts.get(&site.name);
+        !site.serves() && lasts.is_some_and(|lasts| *lasts > self.limit(site))
+    }
+}
+
+fn owner_calls(site: &SiteView) -> bool {
+    let pod = site.owner().and_then(|owner| owner.pod.as_ref());
+    pod.is_some_and(|pod| pod.needs_operator.is_some())
+}
 
 /// What to do about pods that were made from something else than they should be.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,11 +128,22 @@ pub enum Waiting {
     #[error("the site's Lease names an owner that is no member")]
     OwnerUnknown,
     /// Ownership is passing.
-    #[error("a handover is under way")]
-    Handover,
+    #[error(
+        "a handover is under way: nothing is replaced until it is over, for {takeover:?} at most"
+    )]
+    Handover {
+        /// How long one may last.
+        takeover: Duration,
+    },
     /// Replacing a standby would take away what could bring service back.
-    #[error("the active does not serve: nothing is replaced until it does")]
-    NotServing,
+    #[error(
+        "the active does not serve: nothing is replaced until it does, it calls for an operator, or {takeover:?} \
+         have passed, which a take-over may last; to replace a pod at once, delete it, the active's last"
+    )]
+    NotServing {
+        /// How long a take-over may last.
+        takeover: Duration,
+    },
     /// A replaced standby is not back yet.
     #[error("member {member} is not ready yet: nothing else is replaced until it is")]
     StandbyNotReady {
@@ -101,6 +156,11 @@ pub enum Waiting {
 }
 
 impl Waiting {
+    /// Whether it ends by itself, without a change of anything that is watched.
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Handover { .. } | Self::NotServing { .. })
+    }
+
     /// The reason in the condition `UpToDate`.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -114,8 +174,8 @@ impl Waiting {
             Self::PrimaryUnknown { .. } => "PrimaryUnknown",
             Self::Moving { .. } => "MoveUnderWay",
             Self::OwnerUnknown => "OwnerUnknown",
-            Self::Handover => "HandoverUnderWay",
-            Self::NotServing => "NotServing",
+            Self::Handover { .. } => "HandoverUnderWay",
+            Self::NotServing { .. } => "NotServing",
             Self::StandbyNotReady { .. } => "StandbyNotReady",
             Self::NoReadyStandby => "NoReadyStandby",
         }
@@ -123,7 +183,7 @@ impl Waiting {
 }
 
 /// The next step.
-pub fn next(view: &ClusterView, paused: bool) -> Step {
+pub fn next(view: &ClusterView, paused: bool, outage: &Outage) -> Step {
     let current = |site: &SiteView| {
         let mut members = site.members.iter();
         members.all(|member| member.outdated().is_none())
@@ -131,17 +191,19 @@ pub fn next(view: &ClusterView, paused: bool) -> Step {
     if view.sites.iter().all(current) {
         return Step::Current;
     }
-    let judged = between_sites(view, paused).and_then(|()| {
-        let mut sites = view.primary_last();
+    let judged = between_sites(view, paused, outage).and_then(|()| {
+        // Where nobody serves nothing is lost, and it may be what the others wait for.
+        let stalled = view.sites.iter().filter(|site| outage.stalled(site));
+        let mut sites = stalled.chain(view.primary_last());
         sites
             .find(|site| !current(site))
-            .map_or(Ok(Step::Current), judge)
+            .map_or(Ok(Step::Current), |site| judge(site, outage))
     });
     judged.unwrap_or_else(Step::Wait)
 }
 
 /// Whether all sites together let one pod go.
-fn between_sites(view: &ClusterView, paused: bool) -> Result<(), Waiting> {
+fn between_sites(view: &ClusterView, paused: bool, outage: &Outage) -> Result<(), Waiting> {
     if paused {
         return Err(Waiting::Paused);
     }
@@ -162,11 +224,12 @@ fn between_sites(view: &ClusterView, paused: bool) -> Result<(), Waiting> {
         }
     }
     // Never two pods at once, in whichever sites.
-    view.sites.iter().try_for_each(at_rest)
+    let mut sites = view.sites.iter();
+    sites.try_for_each(|site| at_rest(site, outage))
 }
 
 /// All pods are there, and ownership rests.
-fn at_rest(site: &SiteView) -> Result<(), Waiting> {
+fn at_rest(site: &SiteView, outage: &Outage) -> Result<(), Waiting> {
     for member in &site.members {
         let there = member.pod.as_ref().is_some_and(|pod| !pod.terminating);
         if !there {
@@ -174,13 +237,14 @@ fn at_rest(site: &SiteView) -> Result<(), Waiting> {
             return Err(Waiting::PodMissing { member });
         }
     }
-    if site.in_handover() {
-        return Err(Waiting::Handover);
+    if site.in_handover() && !outage.over(site) {
+        let takeover = outage.limit(site);
+        return Err(Waiting::Handover { takeover });
     }
     Ok(())
 }
 
-fn judge(site: &SiteView) -> Result<Step, Waiting> {
+fn judge(site: &SiteView, outage: &Outage) -> Result<Step, Waiting> {
     let owned = match &site.record {
         Record::Unreadable(why) => return Err(Waiting::LeaseUnreadable { why: why.clone() }),
         Record::None => false,
@@ -189,7 +253,8 @@ fn judge(site: &SiteView) -> Result<Step, Waiting> {
     match (owned, site.owner()) {
         (false, _) => Ok(never_served(site)),
         (true, None) => Err(Waiting::OwnerUnknown),
-        (true, Some(owner)) => with_owner(site, owner),
+        (true, Some(owner)) if outage.stalled(site) => Ok(without_service(site, owner)),
+        (true, Some(owner)) => with_owner(site, owner, outage),
     }
 }
 
@@ -202,9 +267,27 @@ fn never_served(site: &SiteView) -> Step {
         .map_or(Step::Current, |(member, pod)| replace(member, pod, false))
 }
 
-fn with_owner(site: &SiteView, owner: &MemberView) -> Result<Step, Waiting> {
+/// Nobody serves, and nobody will: standbys first, so that they are there when the owner ends.
+fn without_service(site: &SiteView, owner: &MemberView) -> Step {
+    match (worst_outdated(site), owner.outdated()) {
+        (Some((member, pod)), _) => replace(member, pod, false),
+        (None, Some(pod)) => replace(owner, pod, true),
+        (None, None) => Step::Current,
+    }
+}
+
+/// The pod of a standby to replace. Those that could not take over anyway go first.
+fn worst_outdated(site: &SiteView) -> Option<(&MemberView, &PodView)> {
+    let outdated = site
+        .others()
+        .filter(|(member, _)| member.outdated().is_some());
+    outdated.min_by_key(|(_, pod)| pod.ready_standby())
+}
+
+fn with_owner(site: &SiteView, owner: &MemberView, outage: &Outage) -> Result<Step, Waiting> {
     if !site.serves() {
-        return Err(Waiting::NotServing);
+        let takeover = outage.limit(site);
+        return Err(Waiting::NotServing { takeover });
     }
     // A replaced standby must be back first. One that should be replaced itself may be broken: it is
     // replaced rather than waited for.
@@ -214,11 +297,7 @@ fn with_owner(site: &SiteView, owner: &MemberView) -> Result<Step, Waiting> {
             return Err(Waiting::StandbyNotReady { member });
         }
     }
-    let outdated = site
-        .others()
-        .filter(|(member, _)| member.outdated().is_some());
-    // Those that could not take over anyway go first.
-    if let Some((member, pod)) = outdated.min_by_key(|(_, pod)| pod.ready_standby()) {
+    if let Some((member, pod)) = worst_outdated(site) {
         return Ok(replace(member, pod, false));
     }
     match (site.standby(), owner.outdated()) {

@@ -56,6 +56,9 @@ impl Look<'_> {
         let uid = self.cluster.uid().unwrap_or_default();
         let told = self.context.told.lock();
         told.unwrap_or_else(PoisonError::into_inner).remove(&uid);
+        let unserved = self.context.unserved.lock();
+        let mut unserved = unserved.unwrap_or_else(PoisonError::into_inner);
+        unserved.retain(|(of, _), _| *of != uid);
     }
 
     async fn write_status(&self, status: &BatonClusterStatus) -> Result<(), RequestError> {

@@ -75,9 +75,9 @@ async fn a_paused_cluster_is_left_as_it_is() {
     world.end().await;
 }
 
-/// Nobody serves: taking the standby away would take away what could bring service back.
+/// Nobody serves for a moment: taking the standby away would take away what could bring service back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_replaced_while_nobody_serves() {
+async fn nothing_is_replaced_while_a_takeover_may_be_under_way() {
     let world = World::new().await;
     let _controller = world.controller("one");
     world.make(&world.cluster("main", |_| ())).await;
@@ -92,6 +92,48 @@ async fn nothing_is_replaced_while_nobody_serves() {
         .until_condition("main", "UpToDate", "False", "NotServing")
         .await;
     assert_eq!(world.pod("main-b", None).await.uid(), b.uid());
+    world.end().await;
+}
+
+/// PostgreSQL starts nowhere: what the specification says wrong is mended by the specification.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_parameter_is_mended_by_the_corrected_one() {
+    let world = World::new().await;
+    let _controller = world.controller("one");
+    let bad = json!({"parameters": {"shared_preload_libraries": "typo"}});
+    let cluster = world.cluster("main", |spec| spec["postgres"] = bad);
+    world.make(&cluster).await;
+    let (a, b) = (
+        world.pod("main-a", None).await,
+        world.pod("main-b", None).await,
+    );
+    world.own("main", 1, 1, false).await;
+    world.play("main-a", "active", false).await;
+    world.play("main-b", "standby", true).await;
+    world
+        .until_condition("main", "Ready", "False", "NotServing")
+        .await;
+    let good = json!({"parameters": {"shared_preload_libraries": "auto_explain"}});
+    world.change("main", json!({"postgres": good})).await;
+    let told = world
+        .until_condition("main", "UpToDate", "False", "NotServing")
+        .await;
+    assert!(told.contains("calls for an operator"), "{told}");
+    assert_eq!(world.pod("main-b", None).await.uid(), b.uid());
+
+    let text = "PostgreSQL does not stay up";
+    world.call("main-a", Some(text)).await;
+    let next = world.pod("main-b", b.uid().as_deref()).await;
+    // Nobody waits for the new standby: there is nothing that it would have to take over.
+    let owner = world.pod("main-a", a.uid().as_deref()).await;
+    assert!(next.creation_timestamp() <= owner.creation_timestamp());
+    world.own("main", 2, 2, false).await;
+    world.play("main-b", "active", true).await;
+    world.play("main-a", "standby", true).await;
+    world
+        .until_condition("main", "UpToDate", "True", "Current")
+        .await;
+    assert_eq!(world.pod("main-b", None).await.uid(), next.uid());
     world.end().await;
 }
 

@@ -4,6 +4,8 @@ use super::*;
 use crate::decide::zone::{ClusterRecord, Degraded, Moving, SiteName, Sync};
 use crate::decide::{Incarnation, LeaseRecord};
 
+const TAKEOVER: Duration = Duration::from_secs(600);
+
 /// A member: name, role, whether its pod is ready, whether it is as it should be.
 type Row = (&'static str, &'static str, bool, bool);
 
@@ -62,7 +64,18 @@ fn one(site: &SiteView) -> ClusterView {
 }
 
 fn word_of(view: &ClusterView) -> String {
-    match next(view, false) {
+    word_after(view, Duration::ZERO)
+}
+
+/// The same where nobody has served for this long.
+fn word_after(view: &ClusterView, unserved: Duration) -> String {
+    let named = view.sites.iter().map(|site| (site.name.clone(), unserved));
+    let outage = Outage {
+        lasts: named.collect(),
+        takeover: TAKEOVER,
+        copy: TAKEOVER,
+    };
+    match next(view, false, &outage) {
         Step::Current => "current".to_owned(),
         Step::Replace { member, owner, .. } => {
             format!("{member}{}", if owner { "!" } else { "" })
@@ -145,6 +158,82 @@ fn one_after_the_other_and_the_owner_last() {
     }
 }
 
+/// There is nothing to interrupt, and the change may be what mends it.
+#[test]
+fn where_nobody_serves_for_good_standbys_are_replaced_and_then_the_owner() {
+    const OLD: bool = false;
+    const NEW: bool = true;
+    let cases: [(&str, &str, &[Row]); 6] = [
+        (
+            "NotServing",
+            "b",
+            &[("a", "active", false, OLD), ("b", "standby", true, OLD)],
+        ),
+        (
+            "NotServing",
+            "a!",
+            &[("a", "active", false, OLD), ("b", "", false, NEW)],
+        ),
+        (
+            "NotServing",
+            "c",
+            &[
+                ("a", "active", false, OLD),
+                ("b", "standby", true, OLD),
+                ("c", "", false, OLD),
+            ],
+        ),
+        (
+            "HandoverUnderWay",
+            "b",
+            &[
+                ("a", "handing-over", false, OLD),
+                ("b", "taking-over", false, OLD),
+            ],
+        ),
+        (
+            "current",
+            "current",
+            &[("a", "active", false, NEW), ("b", "standby", true, NEW)],
+        ),
+        // Whoever serves is never without the standby, however long somebody saw nothing.
+        (
+            "StandbyNotReady",
+            "StandbyNotReady",
+            &[("a", "active", true, OLD), ("b", "", false, NEW)],
+        ),
+    ];
+    for (early, late, rows) in cases {
+        let mut site = site(Some(1), rows);
+        let view = one(&site);
+        assert_eq!(word_after(&view, TAKEOVER), early, "{rows:?}");
+        let second = Duration::from_secs(1);
+        assert_eq!(word_after(&view, TAKEOVER + second), late, "{rows:?}");
+        // What the owner says of itself is known at once; but a handover may still mend it.
+        let owner = site.members[0].pod.as_mut().unwrap();
+        owner.needs_operator = Some("PostgreSQL does not stay up".to_owned());
+        let handover = early == "HandoverUnderWay";
+        let expected = if handover { early } else { late };
+        assert_eq!(word(&site), expected, "{rows:?}");
+    }
+}
+
+#[test]
+fn a_site_where_nobody_serves_does_not_wait_for_the_others() {
+    const OLD: bool = false;
+    let primary = [("a1", "active", false, OLD), ("a2", "standby", true, OLD)];
+    let replica = [("b1", "active", true, OLD), ("b2", "standby", true, OLD)];
+    let mut view = two(&primary, &replica);
+    assert_eq!(word_of(&view), "b2");
+    let owner = view.sites[0].members[0].pod.as_mut().unwrap();
+    owner.needs_operator = Some("PostgreSQL does not stay up".to_owned());
+    assert_eq!(word_of(&view), "a2");
+    // A replica's site may have a database to copy.
+    view = two(&replica, &primary);
+    assert_eq!(word_after(&view, TAKEOVER * 2), "NotServing");
+    assert_eq!(word_after(&view, TAKEOVER * 3), "a2");
+}
+
 #[test]
 fn without_a_standby_the_owner_is_not_replaced() {
     let mut alone = site(Some(1), &[("a", "active", true, false)]);
@@ -182,7 +271,7 @@ fn pods_that_never_served_may_be_replaced() {
 fn a_paused_cluster_is_left_as_it_is() {
     let rows: &[Row] = &[("a", "active", true, false), ("b", "standby", true, false)];
     assert_eq!(
-        next(&one(&site(Some(1), rows)), true),
+        next(&one(&site(Some(1), rows)), true, &Outage::default()),
         Step::Wait(Waiting::Paused)
     );
 }
