@@ -85,7 +85,7 @@ fn advice(why: &str) -> &'static str {
 #[error(
     "pod {pod} on node {node} does not end although its time is over. If the node is up, see its kubelet and agent; \
      if it is lost, make sure that it is off, then: kubectl delete pod {pod} --force. Nothing on the volume is lost by \
-     that: who uses it next fences it first"
+     that: the next member to use it fences first"
 )]
 pub struct Stuck {
     pod: String,
